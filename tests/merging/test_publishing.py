@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+from merging.publishing import published_folder
+
+
+def test_the_folder_appears_complete(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report"
+    with published_folder(out) as folder:
+        (folder / "a").write_text("1")
+        assert not out.exists()
+    assert [path.name for path in out.iterdir()] == ["a"]
+    assert [path.name for path in out.parent.iterdir()] == ["report"]
+
+
+def test_an_older_result_is_replaced_only_at_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "old").write_text("kept until the new one is complete")
+    with published_folder(out) as folder:
+        (folder / "new").write_text("")
+        assert (out / "old").exists()
+    assert [path.name for path in out.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "old").write_text("")
+    with pytest.raises(error), published_folder(out) as folder:
+        (folder / "half").write_text("")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert [path.name for path in out.iterdir()] == ["old"]
+
+
+def test_permissions_are_those_of_an_ordinary_folder(tmp_path: Path) -> None:
+    with published_folder(tmp_path / "report"):
+        pass
+    (tmp_path / "ordinary").mkdir()
+    assert (tmp_path / "report").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
