@@ -1,0 +1,256 @@
+"""Hugging Face models and processors: found, built, loaded, with errors that say what to do.
+
+Shared by the task types. A model is named by a folder or by a Hub id; what exists on disk is a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merging.errors import CheckpointError, HubError, OptionError
+from merging.registry import unknown
+
+if TYPE_CHECKING:
+    import transformers
+
+_DROPOUT_FIELDS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "hidden_dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "seq_classif_dropout",
+    "dropout",
+    "dropout_rate",
+    "embd_pdrop",
+    "attn_pdrop",
+    "resid_pdrop",
+    "summary_first_dropout",
+)
+
+
+def locate(model: str | os.PathLike[str]) -> str:
+    """Return the model's folder, or its Hub id unchanged.
+
+    Raises:
+        CheckpointError: a path that does not exist, or a folder without ``config.json``.
+    """
+    name = os.fspath(model)
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(
+                f"model folder {name} has no config.json; it holds: "
+                f"{', '.join(sorted(entry.name for entry in folder.iterdir())[:10]) or 'nothing'}."
+            )
+        return name
+    if folder.is_absolute() or name.count("/") > 1 or name.startswith(".") or folder.exists():
+        raise CheckpointError(f"no model folder at {name}. Give a folder with config.json, or a Hub id.")
+    return name
+
+
+def config_for(architecture: Mapping[str, Any]) -> transformers.PretrainedConfig:
+    """Return the configuration of a model with random weights.
+
+    Raises:
+        OptionError: ``model_type`` is missing or unknown, or a field does not exist in its configuration.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if "model_type" not in architecture:
+        raise OptionError(
+            'architecture: missing "model_type", e.g. {"model_type": "vit", "hidden_size": 64}.'
+        )
+    model_type = architecture["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise OptionError(f"architecture: {unknown('model_type', model_type, CONFIG_MAPPING.keys())[:600]}")
+    known = set(CONFIG_MAPPING[model_type]().to_dict())
+    for key in architecture:
+        if key not in known:
+            raise OptionError(f"architecture: {unknown(f'{model_type} field', key, known)}")
+    return AutoConfig.for_model(**architecture)
+
+
+def build_classifier(
+    auto_class: str,
+    *,
+    model: str | None,
+    architecture: Mapping[str, Any] | None,
+    label_names: Sequence[str],
+    dropout: float | None,
+    seed: int,
+) -> transformers.PreTrainedModel:
+    """Return a classifier to be trained; see :meth:`merging.tasks.TaskType.build_model`.
+
+    Raises:
+        OptionError: both or none of ``model`` and ``architecture``; dropout for a model without such a field.
+        CheckpointError: the model's head has other label names, or its weights are damaged.
+    """
+    import torch
+    import transformers
+
+    if (model is None) == (architecture is None):
+        raise OptionError("give exactly one of model (a folder or Hub id) and architecture (random weights).")
+    config = config_for(architecture) if architecture is not None else _read_config(locate(str(model)))
+    _name_labels(config, label_names, model or "architecture")
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(seed)
+        if model is None:
+            return getattr(transformers, auto_class).from_config(config).float()
+        loaded, info = _from_pretrained(auto_class, locate(model), config)
+    trunk = [name for name in info["missing_keys"] if name.startswith(f"{loaded.base_model_prefix}.")]
+    if any(not _is_pooler(name) for name in trunk):
+        raise CheckpointError(
+            f"{model} lacks the weights of {trunk[0]} ({len(trunk)} parameters). A shard is missing or it is "
+            "another architecture; only a head may be new."
+        )
+    return loaded
+
+
+def load(auto_class: str, folder: str | os.PathLike[str]) -> transformers.PreTrainedModel:
+    """Return a finished model in float32 and evaluation mode.
+
+    Raises:
+        CheckpointError: weights are missing, damaged, of other shapes, or not finite.
+    """
+    name = locate(folder)
+    with quiet():
+        model, info = _from_pretrained(auto_class, name, _read_config(name))
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise CheckpointError(
+            f"{name} lacks {len(missing)} parameters of {type(model).__name__}, e.g. {missing[0]}. "
+            "Train the model first (a bare language model has no head), or fetch its missing files."
+        )
+    return model.eval()
+
+
+def load_processor(auto_class: str, model: str | os.PathLike[str], **options: Any) -> Any:
+    """Return the tokenizer or image processor that lies beside a model.
+
+    Raises:
+        CheckpointError: the folder has none, or it is damaged.
+        HubError: a Hub id that could not be fetched.
+    """
+    import transformers
+
+    name = locate(model)
+    try:
+        with quiet():
+            return getattr(transformers, auto_class).from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not Path(name).is_dir():
+            raise hub_error(name, error) from error
+        raise CheckpointError(
+            f"{name}: cannot load its {auto_class.removeprefix('Auto').lower()}: {error}. "
+            "A model folder must hold the tokenizer or image processor that it was trained with."
+        ) from error
+
+
+def hub_error(name: str, error: Exception) -> HubError:
+    """Return the error for a Hub id that could not be fetched, with the ways out."""
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    cause = (
+        "HF_HUB_OFFLINE is set, and it is not in the cache" if offline else f"{type(error).__name__}: {error}"
+    )
+    return HubError(
+        f"cannot fetch {name!r} from the Hugging Face Hub ({' '.join(cause.split())[:300]}). "
+        "Check the id and the network (HF_TOKEN for gated ones); without network, fetch it elsewhere, "
+        "copy the Hub cache (HF_HOME) and set HF_HUB_OFFLINE=1, or give a local folder."
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' load reports and progress bars; what matters in them is checked here."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read_config(name: str) -> transformers.PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        if not Path(name).is_dir():
+            raise hub_error(name, error) from error
+        raise CheckpointError(f"{name}/config.json cannot be read: {error}") from error
+
+
+def _from_pretrained(
+    auto_class: str, name: str, config: transformers.PretrainedConfig
+) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
+    """Load in float32 with the report of what was missing; translate what goes wrong."""
+    import safetensors
+    import torch
+    import transformers
+
+    try:
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{name}: a weight file is damaged or cut off: {error}. Fetch it again."
+        ) from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{name}: weights do not fit config.json: {error}") from error
+    except (OSError, ValueError) as error:
+        if not Path(name).is_dir():
+            raise hub_error(name, error) from error
+        raise CheckpointError(f"{name}: cannot load the weights: {error}") from error
+    for parameter, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{name}: {parameter} has NaN or infinite values. "
+                "Its training diverged, or its file is damaged."
+            )
+    return model, info
+
+
+def _name_labels(config: transformers.PretrainedConfig, label_names: Sequence[str], owner: str) -> None:
+    """Give an unnamed head the data's names; a head with other names is an error."""
+    present = [config.id2label[index] for index in sorted(config.id2label)]
+    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(present))
+    if not unnamed and present != list(label_names):
+        raise CheckpointError(
+            f"{owner} was trained for the labels {present}, the data has {list(label_names)}. "
+            "Label names and their order must agree; name the data's labels alike in data/sources.py, "
+            "or start from a model without a head."
+        )
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: index for index, name in enumerate(label_names)}
+    config.problem_type = "single_label_classification"
+
+
+def _set_dropout(config: transformers.PretrainedConfig, dropout: float) -> None:
+    fields = [field for field in _DROPOUT_FIELDS if hasattr(config, field)]
+    if not fields:
+        raise OptionError(f"dropout: a {config.model_type} model has no dropout to set; leave it None.")
+    for field in fields:
+        setattr(config, field, dropout)
+
+
+def _is_pooler(name: str) -> bool:
+    """Language models are often published without the pooler that a classifier reads."""
+    return ".pooler." in name

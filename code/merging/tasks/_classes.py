@@ -1,0 +1,70 @@
+"""What classification tasks share: a ``label`` column of named classes, softmax scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from merging.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+LABEL = "label"
+
+
+def check(dataset: datasets.Dataset, *, columns: Sequence[str], labelled: bool) -> None:
+    """Raise DataError for a missing column, an unnamed label column, or a label outside its range."""
+    for column in (*columns, LABEL) if labelled else columns:
+        if column not in dataset.column_names:
+            raise DataError(
+                f"the data set has no column {column!r}; it has {', '.join(dataset.column_names)}. "
+                f"Name the columns in a row of data/sources.py."
+            )
+    if labelled:
+        check_labels(dataset[LABEL], len(label_names(dataset)))
+
+
+def check_labels(labels: Sequence[int | None], num_labels: int) -> None:
+    """Raise DataError unless all labels are in 0..num_labels-1."""
+    import numpy as np
+
+    values = np.array([-1 if label is None else label for label in labels], dtype=np.int64)
+    wrong = np.flatnonzero((values < 0) | (values >= num_labels))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"label {labels[row]!r} of row {row} is outside 0..{num_labels - 1} ({len(wrong)} such rows). "
+            "Unlabelled rows (often -1 in test splits of shared tasks) can be predicted, not trained or "
+            "evaluated on."
+        )
+
+
+def label_names(dataset: datasets.Dataset) -> tuple[str, ...]:
+    """Names of the classes, from the ClassLabel feature."""
+    import datasets
+
+    feature = dataset.features.get(LABEL)
+    if not isinstance(feature, datasets.ClassLabel):
+        raise DataError(
+            f"column {LABEL!r} is {feature!r}, not a ClassLabel with names. "
+            "Let `merging.data.download` prepare the data set; it names the classes."
+        )
+    return tuple(feature.names)
+
+
+def predictions(scores: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return argmax and softmax for each row of (N, C) logits; of equal scores the first class wins."""
+    import numpy as np
+
+    shifted = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    return [
+        {
+            "prediction": int(best),
+            "prediction_name": names[int(best)],
+            "probabilities": [round(float(p), 6) for p in row],
+        }
+        for best, row in zip(scores.argmax(axis=1), probabilities, strict=True)
+    ]

@@ -1,0 +1,115 @@
+"""One label for a text or a pair of texts, read off a ``...ForSequenceClassification`` model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from merging import models
+from merging.errors import DataError, OptionError
+from merging.tasks import _classes
+from merging.tasks._classes import label_names, predictions
+
+if TYPE_CHECKING:
+    import datasets
+    import transformers
+    from torch import Tensor
+
+__all__ = [
+    "build_model",
+    "check",
+    "collate",
+    "encode",
+    "label_names",
+    "load_model",
+    "load_processor",
+    "predictions",
+    "scores",
+]
+
+COLUMNS: tuple[str, ...] = ("text",)
+OPTIONAL_COLUMNS: tuple[str, ...] = ("text_pair",)
+METRICS: tuple[str, ...] = ("accuracy", "f1")
+MAIN_METRIC: str = "accuracy"
+_AUTO_CLASS = "AutoModelForSequenceClassification"
+
+
+def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
+    """Raise DataError unless the texts are strings and, if ``labelled``, every label is in range."""
+    _classes.check(dataset, columns=COLUMNS, labelled=labelled)
+    for column in (*COLUMNS, *OPTIONAL_COLUMNS):
+        if column in dataset.column_names and dataset.features[column].dtype not in (
+            "string",
+            "large_string",
+        ):
+            raise DataError(f"column {column!r} must hold strings, not {dataset.features[column].dtype}.")
+
+
+def build_model(
+    *,
+    model: str | None,
+    architecture: Mapping[str, Any] | None,
+    label_names: Sequence[str],
+    dropout: float | None,
+    seed: int,
+) -> transformers.PreTrainedModel:
+    """Return a model with a head for ``label_names``; see :class:`merging.tasks.TaskType`."""
+    return models.build_classifier(
+        _AUTO_CLASS,
+        model=model,
+        architecture=architecture,
+        label_names=label_names,
+        dropout=dropout,
+        seed=seed,
+    )
+
+
+def load_model(folder: str) -> transformers.PreTrainedModel:
+    """Return a finished model in evaluation mode."""
+    return models.load(_AUTO_CLASS, folder)
+
+
+def load_processor(*, model: str | None, architecture: Mapping[str, Any] | None = None) -> Any:
+    """Return the tokenizer of ``model``.
+
+    Raises:
+        OptionError: there is only an architecture; a tokenizer cannot be made from it.
+    """
+    if model is None:
+        raise OptionError(
+            "sequence_classification: an architecture alone brings no tokenizer. "
+            "Give model=<folder or Hub id> instead; to start from random weights, save such a model with its "
+            "tokenizer into a folder first."
+        )
+    return models.load_processor("AutoTokenizer", model)
+
+
+def encode(batch: Mapping[str, list[Any]], processor: Any, *, max_tokens: int | None) -> dict[str, list[Any]]:
+    """Tokenize to ``input_ids`` and what else the tokenizer makes, cut to ``max_tokens``, without padding.
+
+    Raises:
+        OptionError: ``max_tokens`` is None or more than the tokenizer's model has positions for.
+    """
+    limit = processor.model_max_length
+    if max_tokens is None or not 1 <= max_tokens <= limit:
+        raise OptionError(f"max_tokens must be in 1..{limit} for this tokenizer, got {max_tokens}.")
+    texts = [batch[column] for column in (*COLUMNS, *OPTIONAL_COLUMNS) if column in batch]
+    columns: dict[str, list[Any]] = dict(processor(*texts, truncation=True, max_length=max_tokens))
+    columns["length"] = [len(tokens) for tokens in columns["input_ids"]]
+    if _classes.LABEL in batch:
+        columns["labels"] = batch[_classes.LABEL]
+    return columns
+
+
+def collate(rows: Sequence[Mapping[str, Any]], processor: Any) -> dict[str, Tensor]:
+    """Pad to the longest of the rows; ``labels`` (B,), everything else (B, tokens)."""
+    from transformers import DataCollatorWithPadding
+
+    inputs = [{key: value for key, value in row.items() if key != "length"} for row in rows]
+    return dict(DataCollatorWithPadding(processor)(inputs))
+
+
+def scores(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return logits, (B, C)."""
+    logits: Tensor = model(**inputs).logits
+    return logits
