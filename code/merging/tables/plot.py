@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C564B", "#000000")
 """Okabe and Ito's palette: told apart by colour-blind readers."""
 MARKERS = "osD^vP*X"
-DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)))
+DASHES = {"base": ":", "individual": (0, (1, 3)), "multitask": "-.", "merged": "--"}
 
 
 def draw(table: Table, file: Path) -> None:
@@ -30,9 +30,11 @@ def draw(table: Table, file: Path) -> None:
     labels = list(dict.fromkeys(line.label for line in swept))
     for label, colour, marker in zip(labels, cycle(COLOURS), cycle(MARKERS)):
         _draw_sweep(axes, [line for line in swept if line.label == label], colour, marker)
-    horizontal = [line for line in table.lines if line.scaling_factor is None]
-    for line, dash in zip(horizontal, cycle(DASHES)):
-        axes.axhline(100 * line.macro.value, color="0.35", linestyle=dash, linewidth=1.2, label=line.label)
+    colours = cycle(COLOURS[len(labels) :] or COLOURS)
+    for line in table.lines:
+        if line.scaling_factor is None:
+            colour = next(colours) if line.kind == "merged" else "0.3"
+            axes.axhline(100 * line.macro.value, color=colour, linestyle=DASHES[line.kind], label=line.label)
     axes.set_xlabel("scaling factor α")
     axes.set_ylabel("mean over tasks, % right")
     axes.set_title(table.options.title)

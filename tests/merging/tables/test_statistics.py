@@ -13,13 +13,12 @@ def test_the_bootstrap_has_the_deviation_of_a_binomial() -> None:
 
 
 def test_lines_are_resampled_together() -> None:
-    """Paired: where two lines differ by a constant pattern, their difference has the pattern's variance only."""
+    """Paired: the difference of two lines varies as little as the examples in which they differ."""
     first = np.tile([1.0, 0.0, 1.0, 1.0], 50)
     second = first.copy()
     second[:10] = 1 - second[:10]
-    means = resampled_means(
-        np.stack([first, second, first]), num_samples=5000, generator=np.random.default_rng(1)
-    )
+    scores = np.stack([first, second, first])
+    means = resampled_means(scores, num_samples=5000, generator=np.random.default_rng(1))
     assert np.array_equal(means[0], means[2])
     difference = second - first
     assert (means[1] - means[0]).std() == pytest.approx(difference.std() / np.sqrt(200), rel=0.05)
