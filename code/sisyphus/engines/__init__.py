@@ -1,0 +1,1 @@
+"""Where tasks run. One file is one engine; ``base`` says what each must answer."""

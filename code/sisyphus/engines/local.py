@@ -1,0 +1,276 @@
+"""Tasks as processes on this machine, within a budget of cpus, gpus, memory and whatever else is configured.
+
+Each task is a process in a session of its own: it outlives the manager, and the next manager finds it again by its usage
+file. A thread waits for each running process; when one ends, the next that fits starts at once and the manager is
+woken. Nothing here looks at the clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sisyphus.global_settings as gs
+from sisyphus import usage
+from sisyphus.engines.base import EngineBase, Requirements
+from sisyphus.errors import EngineError, RefusedError
+
+if TYPE_CHECKING:
+    from sisyphus.task import Task
+
+_Key = tuple[str, int]
+"""Queue name and task id."""
+
+
+@dataclass
+class _Entry:
+    """One task id that is queued or running."""
+
+    key: _Key
+    rqmt: Requirements
+    call: list[str] = field(default_factory=list)
+    log: str = ""
+    pid: int | None = None
+    devices: list[str] = field(default_factory=list)
+
+
+class LocalEngine(EngineBase):
+    """Run tasks as processes on this machine.
+
+    Args:
+        cpus: how many cpus all running tasks may ask for together.
+        gpus: how many GPUs. The devices are those of ``available_gpus``, else the first of CUDA_VISIBLE_DEVICES if that
+            is set, else 0, 1, ...
+        available_gpus: names of the devices, separated by commas, as CUDA_VISIBLE_DEVICES takes them.
+        resources: ``cpu`` and ``gpu`` as other names of the two above, ``mem`` in GB, and any other countable
+            resource. Memory and others are counted only if they are given.
+
+    Raises:
+        EngineError: a negative amount, or another number of devices than ``gpus``.
+    """
+
+    waits_for_file_system = False
+
+    def __init__(self, cpus: float = 1, gpus: int = 0, available_gpus: str = "", **resources: float) -> None:
+        super().__init__()
+        self._total: dict[str, float] = {"cpu": cpus, "gpu": gpus, **resources}
+        for resource, amount in self._total.items():
+            if amount < 0:
+                raise EngineError(f"LocalEngine: {resource} must be >= 0, got {amount}.")
+        names = [name.strip() for name in available_gpus.split(",") if name.strip()]
+        if names and not self._total["gpu"]:
+            self._total["gpu"] = len(names)
+        self._free_devices = _devices(int(self._total["gpu"]), names)
+        self._free = dict(self._total)
+        self._queue: list[_Entry] = []
+        self._running: dict[_Key, _Entry] = {}
+        self._refused: dict[_Key, str] = {}
+        self._stopped = False
+        self._changed = threading.Condition(threading.RLock())
+
+    @property
+    def poll_interval_s(self) -> None:
+        """Nothing to poll: the end of a process wakes the manager."""
+        return None
+
+    def start_engine(self) -> None:
+        """Start tasks as they are submitted."""
+        self._stopped = False
+
+    def stop_engine(self) -> None:
+        """Start no more of the queued tasks. Running ones go on."""
+        with self._changed:
+            self._stopped = True
+            self._queue.clear()
+
+    def get_default_rqmt(self, task: Task) -> Requirements:
+        """One cpu, 1 GB, one hour (the time is not enforced)."""
+        return {"cpu": 1, "mem": 1, "time": 1}
+
+    def get_task_id(self, task_id: int | None) -> int:
+        """The id of the command line; 1 if there is none."""
+        return 1 if task_id is None else task_id
+
+    def submit_call(
+        self, call: list[str], logpath: str, rqmt: Requirements, name: str, task_name: str, task_ids: list[int]
+    ) -> tuple[str, Any]:
+        """Queue the tasks, and start those that fit.
+
+        Raises:
+            RefusedError: a task asks for more than this engine has in total.
+        """
+        job_dir = os.path.dirname(logpath)
+        with self._changed:
+            try:
+                self._check(rqmt, name)
+            except RefusedError as error:
+                self._refused.update({(name, task_id): str(error) for task_id in task_ids})
+                raise
+            for task_id in task_ids:
+                log = os.path.join(job_dir, f"{gs.JOB_LOG}.{task_name}.{task_id}")
+                self._refused.pop((name, task_id), None)
+                self._queue.append(_Entry((name, task_id), rqmt, [*call, str(task_id)], log))
+            self._start_fitting()
+        self.notify()
+        return "local", (name, list(task_ids))
+
+    def task_state(self, task: Task, task_id: int) -> str:
+        """Also finds processes that an earlier manager started."""
+        key = (self.queue_name(task), task_id)
+        with self._changed:
+            if key in self._running:
+                return gs.STATE_RUNNING
+            if any(entry.key == key for entry in self._queue):
+                return gs.STATE_QUEUE
+            if key in self._refused:
+                return gs.STATE_QUEUE_ERROR
+            if self._adopt(task, task_id, key):
+                return gs.STATE_RUNNING
+        return gs.STATE_UNKNOWN
+
+    def cancel(self, task: Task, patience_s: float = 10.0) -> None:
+        """Stop all ids of a task: SIGTERM to their sessions, and SIGKILL after ``patience_s``."""
+        name = self.queue_name(task)
+        with self._changed:
+            self._queue = [entry for entry in self._queue if entry.key[0] != name]
+            running = [entry for entry in self._running.values() if entry.key[0] == name]
+            for signal_number in (signal.SIGTERM, signal.SIGKILL):
+                for entry in running:
+                    if entry.key in self._running:
+                        _signal(entry, signal_number)
+                if self._changed.wait_for(lambda: not any(e.key in self._running for e in running), patience_s):
+                    return
+        raise EngineError(f"{name} does not end: stop the processes {[entry.pid for entry in running]} by hand.")
+
+    def _check(self, rqmt: Requirements, name: str) -> None:
+        if rqmt.get("multi_node_slots", 1) > 1:
+            raise RefusedError(
+                f"{name} asks for multi_node_slots={rqmt['multi_node_slots']}, but the local engine is one machine. "
+                "Ask for 1, or send it to a cluster engine."
+            )
+        for resource, total in self._total.items():
+            asked = rqmt.get(resource, 0)
+            if not isinstance(asked, int | float):
+                raise RefusedError(f"{name} asks for {resource}={asked!r}, which is no number.")
+            if asked > total:
+                raise RefusedError(
+                    f"{name} asks for {resource}={asked:g}, but this engine has {total:g} in total. Ask for less "
+                    f"(rqmt in the recipe, job.update_rqmt in the config), or give LocalEngine({resource}=...) more in "
+                    "the settings file."
+                )
+
+    def _adopt(self, task: Task, task_id: int, key: _Key) -> bool:
+        """Count a process that this engine did not start; False if there is none."""
+        used = usage.read(task.path(gs.PLOGGING_FILE, task_id))
+        job_dir = task._job._sis_path()
+        if used is None or not usage.is_alive(used, job_dir=job_dir, task_name=task.name()):
+            return False
+        pid: int = used["pid"]
+        devices = [name for name in str(used.get("cuda_visible_devices") or "").split(",") if name]
+        taken = [name for name in devices if name in self._free_devices]
+        entry = _Entry(key, dict(used.get("requested_resources") or {}), pid=pid, devices=taken)
+        logging.info("Found running: %s %s (process %d)", task._job, task.name(), pid)
+        self._take(entry)
+        self._watch(entry, _wait_for_stranger, pid)
+        return True
+
+    def _start_fitting(self) -> None:
+        """Start queued tasks in their order; later ones may overtake one that does not fit."""
+        for entry in list(self._queue):
+            if self._stopped or not self._fits(entry):
+                continue
+            self._queue.remove(entry)
+            self._start(entry)
+
+    def _fits(self, entry: _Entry) -> bool:
+        return all(entry.rqmt.get(resource, 0) <= free for resource, free in self._free.items())
+
+    def _start(self, entry: _Entry) -> None:
+        entry.devices = self._free_devices[: int(entry.rqmt.get("gpu", 0))]
+        environment = dict(os.environ)
+        if self._total["gpu"]:  # without GPUs to share out, what tasks see is not our business
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(entry.devices)
+        try:
+            with Path(entry.log).open("ab") as log:
+                process = subprocess.Popen(
+                    entry.call,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=environment,
+                )
+        except OSError as error:
+            self._refused[entry.key] = f"cannot start {entry.call[0]!r}: {error}. Check the worker wrapper."
+            logging.error("%s: %s", entry.key[0], self._refused[entry.key])
+            return
+        entry.pid = process.pid
+        self._take(entry)
+        self._watch(entry, process.wait)
+
+    def _take(self, entry: _Entry) -> None:
+        self._running[entry.key] = entry
+        self._free_devices = [name for name in self._free_devices if name not in entry.devices]
+        for resource in self._free:
+            self._free[resource] -= entry.rqmt.get(resource, 0)
+
+    def _watch(self, entry: _Entry, wait: Any, *args: Any) -> None:
+        """Give back what the entry holds as soon as ``wait`` returns."""
+
+        def release() -> None:
+            wait(*args)
+            with self._changed:
+                del self._running[entry.key]
+                self._free_devices = sorted([*self._free_devices, *entry.devices], key=_device_order)
+                for resource in self._free:
+                    self._free[resource] += entry.rqmt.get(resource, 0)
+                self._start_fitting()
+                self._changed.notify_all()
+            self.notify()
+
+        threading.Thread(target=release, name=f"wait for {entry.key[0]}", daemon=True).start()
+
+
+def _devices(count: int, names: list[str]) -> list[str]:
+    """The devices of an engine with ``count`` GPUs."""
+    if names and len(names) != count:
+        raise EngineError(
+            f"LocalEngine: available_gpus names {len(names)} devices ({','.join(names)}), but gpus={count}. "
+            "Give the same number, or leave out gpus."
+        )
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if not names and len(visible) >= count:
+        names = visible
+    return (names or [str(index) for index in range(count)])[:count]
+
+
+def _device_order(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdecimal() else (1 << 30, name)
+
+
+def _signal(entry: _Entry, signal_number: int) -> None:
+    pid = entry.pid
+    assert pid is not None, "running entries have a process"
+    try:
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, signal_number)
+        else:  # started by hand in somebody's shell
+            os.kill(pid, signal_number)
+    except ProcessLookupError:  # it has ended by itself
+        return
+
+
+def _wait_for_stranger(pid: int) -> None:
+    """Wait for the end of a process that is not our child."""
+    import psutil  # not needed unless an earlier manager left tasks running
+
+    try:
+        psutil.Process(pid).wait()
+    except psutil.NoSuchProcess:
+        return
