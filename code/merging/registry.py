@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import ModuleType
 
 from merging.errors import UnknownNameError
@@ -25,12 +25,25 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 class Registry:
     """The public modules of one package, by name; files that start with ``_`` are not members."""
 
-    def __init__(self, package: str, paths: Iterable[str], what: str) -> None:
-        """Index the folder ``paths`` of ``package``; ``what`` names a member in error messages."""
+    def __init__(
+        self, package: str, paths: Iterable[str], what: str, *, exclude: Collection[str] = ()
+    ) -> None:
+        """Index the folder ``paths`` of ``package``.
+
+        Args:
+            package: its dotted name.
+            paths: its ``__path__``.
+            what: names a member in error messages.
+            exclude: public modules of the folder that are no members.
+        """
         self._package = package
         self._what = what
         self._names = tuple(
-            sorted(info.name for info in pkgutil.iter_modules(paths) if not info.name.startswith("_"))
+            sorted(
+                info.name
+                for info in pkgutil.iter_modules(paths)
+                if not info.name.startswith("_") and info.name not in exclude
+            )
         )
 
     def names(self) -> tuple[str, ...]:
