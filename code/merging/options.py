@@ -43,6 +43,16 @@ def parse(options_class: type[T], options: Mapping[str, Any], *, owner: str) -> 
     return options_class(**options)
 
 
+def check_seed(seed: object, *, owner: str) -> None:
+    """Refuse what is no seed: NumPy takes whole numbers of 32 bits, and True or "1" is a mistake.
+
+    Raises:
+        OptionError: not an int, or out of range.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise OptionError(f"{owner}: seed must be an int in 0..{2**32 - 1}, got {seed!r}.")
+
+
 def _fits(value: object, hint: Any) -> bool:
     """Whether a value is exactly of a declared type: no int for float, no bool for int."""
     origin = typing.get_origin(hint)
