@@ -1,0 +1,356 @@
+"""Safetensors checkpoints: a lazy reader, a streaming writer, and the hash that names their content.
+
+The headers are read here, so that names, shapes, dtypes and completeness are known before any tensor is
+touched, and without importing torch. Tensors are read one at a time into memory of their own (no memory maps:
+they count as memory of the process, and a file that shrinks below one kills it).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merging.errors import CheckpointError, DiskSpaceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch import dtype as TorchDtype
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+"""Stored types that are merged; everything else is copied or refused."""
+
+_DTYPE_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+}
+_TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+}  # fmt: skip
+_OTHER_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
+_HASH_CHUNK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the header says of one tensor."""
+
+    dtype: str
+    """In the words of safetensors: "F32", "BF16", "I64", ..."""
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Stored size."""
+        return math.prod(self.shape) * _DTYPE_BYTES[self.dtype]
+
+    @property
+    def num_elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Where one tensor lies."""
+
+    info: TensorInfo
+    file: Path
+    start: int
+
+
+class Checkpoint:
+    """Tensors of one or several safetensors files, by name; opening reads the headers only."""
+
+    def __init__(self, files: Sequence[Path], *, label: str) -> None:
+        """Read the headers of ``files``; ``label`` names this checkpoint in error messages.
+
+        Raises:
+            CheckpointError: a file that is no safetensors file, or is shorter than its header says.
+        """
+        self.label = label
+        self._stored: dict[str, _Stored] = {}
+        self.metadata: dict[str, str] = {}
+        for file in files:
+            self._read_header(file)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Shape and dtype of every tensor."""
+        return {name: stored.info for name, stored in self._stored.items()}
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor, in the dtype it is stored in."""
+        import torch
+
+        stored = self._stored[name]
+        data = torch.empty(stored.info.num_bytes, dtype=torch.uint8)
+        with stored.file.open("rb", buffering=0) as file:
+            file.seek(stored.start)
+            _read_into(file, data.numpy().data, stored.file)
+        return data.view(torch_dtype(stored.info.dtype)).reshape(stored.info.shape)
+
+    def digest(self) -> str:
+        """Hash names, dtypes, shapes and bytes of all tensors, whatever the files they are spread over.
+
+        Returns:
+            The hex SHA-256 of one line for each tensor, by name: name, dtype, shape, SHA-256 of its bytes.
+        """
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashing lets go of the interpreter
+            names = sorted(self._stored)
+            digests = list(pool.map(self._tensor_digest, names))
+        whole = hashlib.sha256()
+        for name, digest in zip(names, digests, strict=True):
+            info = self._stored[name].info
+            whole.update(f"{name} {info.dtype} {list(info.shape)} {digest}\n".encode())
+        return whole.hexdigest()
+
+    def _tensor_digest(self, name: str) -> str:
+        stored = self._stored[name]
+        digest = hashlib.sha256()
+        left = stored.info.num_bytes
+        buffer = memoryview(bytearray(min(left, _HASH_CHUNK_BYTES)))
+        with stored.file.open("rb", buffering=0) as file:
+            file.seek(stored.start)
+            while left:
+                piece = buffer[: min(left, len(buffer))]
+                _read_into(file, piece, stored.file)
+                digest.update(piece)
+                left -= len(piece)
+        return digest.hexdigest()
+
+    def _read_header(self, path: Path) -> None:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+            if 8 + length > size:
+                raise CheckpointError(
+                    f"{path} is truncated or no safetensors file: it has {size} bytes and ends inside its "
+                    "header. Copy or download it again."
+                )
+            try:
+                header = json.loads(file.read(length))
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{path} is no safetensors file: its header is no JSON ({error})."
+                ) from error
+        self.metadata.update(header.pop("__metadata__", {}))
+        for name, entry in header.items():
+            if entry["dtype"] not in _DTYPE_BYTES:
+                raise CheckpointError(
+                    f"{path}: tensor {name!r} has the dtype {entry['dtype']}, which is not known."
+                )
+            info = TensorInfo(entry["dtype"], tuple(entry["shape"]))
+            start, end = (8 + length + offset for offset in entry["data_offsets"])
+            if end > size or end - start != info.num_bytes:
+                raise CheckpointError(
+                    f"{path} is truncated: tensor {name!r} needs the bytes up to {end}, the file has {size}. "
+                    "Copy or download it again."
+                )
+            self._stored[name] = _Stored(info, path, start)
+
+
+def open_checkpoint(folder: str | os.PathLike[str], *, label: str) -> Checkpoint:
+    """Open the weights of a model folder, one file or shards with an index.
+
+    Args:
+        folder: a folder in the form of Hugging Face's ``save_pretrained``.
+        label: what the folder is, for error messages: ``"base"``, ``"models['sst2']"``.
+
+    Raises:
+        CheckpointError: no such folder, no safetensors in it, a shard that the index names is missing, or a file
+            is truncated.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{label}: {folder} is no folder. Pass a model folder; a Hub id has to be downloaded first "
+            "(DownloadModelJob)."
+        )
+    if (folder / INDEX_NAME).is_file():
+        return _open_shards(folder, label)
+    if (folder / WEIGHTS_NAME).is_file():
+        return Checkpoint([folder / WEIGHTS_NAME], label=label)
+    other = [name for name in _OTHER_WEIGHTS if (folder / name).is_file()]
+    if other:
+        raise CheckpointError(
+            f"{label}: {folder} holds {other[0]}, but no {WEIGHTS_NAME}. Convert it once: load it with "
+            "transformers and call save_pretrained(folder), which writes safetensors."
+        )
+    present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+    raise CheckpointError(
+        f"{label}: {folder} is no model folder: it has neither {WEIGHTS_NAME} nor {INDEX_NAME}, but {present}."
+    )
+
+
+def _open_shards(folder: Path, label: str) -> Checkpoint:
+    index = folder / INDEX_NAME
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{label}: {index} is damaged: {error!r}. Copy or download it again."
+        ) from error
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{label}: {folder} lacks {', '.join(missing)}, {len(missing)} of the {len(shards)} shards that "
+            f"{INDEX_NAME} names. Copy or download the folder again."
+        )
+    checkpoint = Checkpoint([folder / shard for shard in shards], label=label)
+    lost = sorted(set(weight_map) - set(checkpoint.tensors))
+    if lost:
+        raise CheckpointError(
+            f"{label}: {index} names {lost[0]!r}, which {weight_map[lost[0]]} does not hold ({len(lost)} tensors "
+            "in all). Copy or download the folder again."
+        )
+    return checkpoint
+
+
+def weights_hash(folder: str | os.PathLike[str]) -> str:
+    """Name the content of a model's weights: equal for equal tensors, however they are sharded.
+
+    Returns:
+        Hex SHA-256; see ``Checkpoint.digest``.
+    """
+    return open_checkpoint(folder, label="model").digest()
+
+
+def torch_dtype(name: str) -> TorchDtype:
+    """Give the torch dtype for a name like "BF16"."""
+    import torch
+
+    dtype: TorchDtype = getattr(torch, _TORCH_NAMES[name])
+    return dtype
+
+
+def dtype_name(dtype: TorchDtype) -> str:
+    """Give the name like "BF16" for a torch dtype."""
+    text = str(dtype).removeprefix("torch.")
+    return next(name for name, torch_name in _TORCH_NAMES.items() if torch_name == text)
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, TensorInfo],
+    values: Callable[[str], Tensor],
+    *,
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Write the weights of a model folder, holding one tensor at a time.
+
+    Sizes are known beforehand, so headers come first and every tensor goes straight to its place.
+
+    Args:
+        folder: where to write; it exists.
+        tensors: what to write.
+        values: computes the tensor of a name, of the shape and dtype promised.
+        max_shard_bytes: above this, the weights are split as ``save_pretrained`` does.
+
+    Raises:
+        DiskSpaceError: the disk is too small, before anything is written, or became full.
+    """
+    needed = sum(info.num_bytes for info in tensors.values())
+    check_disk_space(folder, needed)
+    shards = _plan_shards(tensors, max_shard_bytes)
+    try:
+        for file, names in shards.items():
+            _write_file(folder / file, {name: tensors[name] for name in names}, values)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskSpaceError(
+            f"the disk of {folder} became full while writing {needed / 1e9:.2f} GB."
+        ) from error
+    if len(shards) > 1:
+        weight_map = {name: file for file, names in shards.items() for name in names}
+        index = {"metadata": {"total_size": needed}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def check_disk_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse to start what cannot be finished.
+
+    Raises:
+        DiskSpaceError: less than ``needed_bytes`` are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise DiskSpaceError(
+            f"{folder} needs {needed_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free on its disk. "
+            "Free some space or choose another output folder."
+        )
+
+
+def _plan_shards(tensors: Mapping[str, TensorInfo], max_shard_bytes: int) -> dict[str, list[str]]:
+    """File name to tensor names; wide dtypes first in each file, which keeps every tensor aligned."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name in sorted(tensors):
+        size = tensors[name].num_bytes
+        if shards[-1] and filled + size > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    for names in shards:
+        names.sort(key=lambda name: (-_DTYPE_BYTES[tensors[name].dtype], name))
+    if len(shards) == 1:
+        return {WEIGHTS_NAME: shards[0]}
+    return {
+        f"model-{number:05d}-of-{len(shards):05d}.safetensors": names
+        for number, names in enumerate(shards, start=1)
+    }
+
+
+def _write_file(path: Path, tensors: Mapping[str, TensorInfo], values: Callable[[str], Tensor]) -> None:
+    import torch
+
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on the format
+    end = 0
+    for name, info in tensors.items():
+        start, end = end, end + info.num_bytes
+        header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # data start at a multiple of 8 bytes
+    with path.open("wb", buffering=0) as file:
+        _write_all(file, memoryview(struct.pack("<Q", len(text)) + text))
+        for name, info in tensors.items():
+            value = values(name)
+            assert tuple(value.shape) == info.shape and value.dtype == torch_dtype(info.dtype), name
+            _write_all(file, value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _write_all(file: FileIO, data: memoryview) -> None:
+    """Write everything: one call writes at most 2 GiB."""
+    while data:
+        data = data[file.write(data) :]
+
+
+def _read_into(file: FileIO, data: memoryview, path: Path) -> None:
+    """Fill a buffer: one call reads at most 2 GiB."""
+    while data:
+        count = file.readinto(data)
+        if not count:
+            raise CheckpointError(f"{path} became shorter while it was read. Copy or download it again.")
+        data = data[count:]

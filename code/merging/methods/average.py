@@ -1,0 +1,54 @@
+"""Simple and weighted average ("linear"; uniform: model soups, Wortsman et al., ICML 2022, arXiv:2203.05482).
+
+    theta = sum_t w_t theta_t / sum_t w_t
+
+The base model takes no part. Special cases, tested: no weights is the mean; one task returns its model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merging.errors import OptionError
+from merging.methods._tasks import check_finite, per_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``merge`` can be told."""
+
+    weights: Mapping[str, float] | None = None
+    """w_t by task; by default all alike."""
+    normalize: bool = True
+    """Divide by the sum of the weights; without it, given weights are used as they are."""
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            return
+        check_finite("average: weights", self.weights)
+        if self.normalize and abs(sum(self.weights.values())) < 1e-12:
+            raise OptionError(
+                f"average: weights must not sum to 0, got {dict(self.weights)}. "
+                "Change a weight, or pass normalize=False for the plain sum."
+            )
+
+
+def merge(models: Mapping[str, Tensor], options: Options) -> Tensor:
+    """Merge one parameter; per tensor.
+
+    Args:
+        models: theta_t by task, of one shape, any rank.
+        options: weights.
+
+    Returns:
+        The merged parameter. Inputs are not modified.
+    """
+    weights = per_task("average: weights", 1.0 if options.weights is None else options.weights, models)
+    divisor = sum(weights.values()) if options.normalize or options.weights is None else 1.0
+    total = sum(weight / divisor * models[task] for task, weight in weights.items())
+    return total  # type: ignore[return-value]  # a sum over at least one tensor is no int

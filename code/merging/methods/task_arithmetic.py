@@ -1,0 +1,44 @@
+"""Task arithmetic (Ilharco et al., ICLR 2023, arXiv:2212.04089).
+
+    theta = theta_0 + sum_t alpha_t (theta_t - theta_0)
+
+A negative alpha_t removes a task. Special cases, tested: alpha = 0 is the base; one task with alpha = 1 is
+its model; alpha = 1/T for all T tasks is the average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merging.methods._tasks import check_finite, per_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``merge`` can be told."""
+
+    scaling_factor: float | Mapping[str, float] = 1.0
+    """alpha: one value for all tasks, or alpha_t by task."""
+
+    def __post_init__(self) -> None:
+        check_finite("task_arithmetic: scaling_factor", self.scaling_factor)
+
+
+def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tensor:
+    """Merge one parameter; per tensor.
+
+    Args:
+        base: theta_0.
+        models: theta_t by task, of the same shape.
+        options: scaling factors.
+
+    Returns:
+        The merged parameter. Inputs are not modified.
+    """
+    alpha = per_task("task_arithmetic: scaling_factor", options.scaling_factor, models)
+    return base + sum(factor * (models[task] - base) for task, factor in alpha.items())
