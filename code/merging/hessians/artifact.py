@@ -1,0 +1,76 @@
+"""The Hessian folder: ``hessian.safetensors`` (float32, mean over examples) and ``hessian.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merging.checkpoints import Checkpoint
+from merging.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TENSORS_NAME = "hessian.safetensors"
+RECORD_NAME = "hessian.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HessianRecord:
+    """What ``hessian.json`` says: what the tensors are, and of what."""
+
+    estimator: str
+    task_type: str
+    num_examples: int
+    """Examples that the mean is over."""
+    num_train_examples: int
+    """Examples in the training set; merges multiply the mean by it."""
+    model_hash: str
+    """``merging.checkpoints.weights_hash`` of the model."""
+    model: str
+    """Folder of the model, for people."""
+    data: Any
+    """The data set as given."""
+    seed: int
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Options of the estimate."""
+    without_gradient: tuple[str, ...] = ()
+    """Parameters that no example used; they are 0."""
+    reduction: str = "mean"
+
+
+class StoredHessian:
+    """A Hessian folder, read tensor by tensor."""
+
+    def __init__(self, folder: str | os.PathLike[str], *, label: str) -> None:
+        """Read the record and the header; ``label`` names the folder in error messages.
+
+        Raises:
+            CheckpointError: this is no Hessian folder, or it is damaged.
+        """
+        folder = Path(folder)
+        for name in (RECORD_NAME, TENSORS_NAME):
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{label}: {folder} is no Hessian folder: it has no {name}.")
+        try:
+            self.record = HessianRecord(**json.loads((folder / RECORD_NAME).read_text()))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{label}: {folder / RECORD_NAME} is damaged: {error}.") from error
+        self.checkpoint = Checkpoint([folder / TENSORS_NAME], label=label)
+
+
+def write_hessian(folder: Path, tensors: Mapping[str, Tensor], record: HessianRecord) -> None:
+    """Write the two files into an existing folder."""
+    from safetensors.torch import save_file
+
+    save_file(
+        {name: tensor.float().contiguous() for name, tensor in tensors.items()},
+        folder / TENSORS_NAME,
+        metadata={"format": "pt"},
+    )
+    (folder / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n")
