@@ -1,0 +1,260 @@
+"""Sums over examples of squared per-example gradients, at about the price of one batched backward pass.
+
+Squaring the gradient of a batch gives (sum_b g_b)^2, with products of different examples in it. Here every layer
+keeps its input, and the gradient that arrives at its output is turned into per-example gradients on the spot.
+The gradients of the weights themselves are never computed by autograd: parameters are frozen while a batch runs.
+
+Three ways, from fast to slow; a parameter goes by the first that is right for it:
+
+1. the rule of its layer (``_rules``);
+2. ``vmap`` of the module that owns it: bare parameters and modules without a rule;
+3. a loop over examples: what the other two cannot see, e.g. weights that are used without calling their module,
+   or modules whose output does not start with the batch dimension.
+
+Which way is right is not guessed: two examples of the first batch are also done by plain autograd, one at a
+time, and a parameter whose sums differ goes by the loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from merging.errors import MergingError
+from merging.hessians import _rules
+from merging.hessians._recording import Recording
+from merging.hessians._rules import PerExample
+
+Batch = Mapping[str, Any]
+"""Tensors whose first dimension is the example; other values hold for all examples."""
+
+Scores = Callable[[Callable[..., Any], Batch], Tensor]
+"""(model, batch) -> scores, (B, ...)."""
+
+Cotangents = Callable[[Tensor], Iterable[Tensor]]
+"""Detached scores -> tensors of the same shape; one backward pass for each."""
+
+Sums = dict[str, Tensor]
+
+
+class SquaredGradients:
+    """Sum over examples b and cotangents c of (d <c_b, scores_b> / d theta)^2.
+
+    Parameters keep the names of ``model.named_parameters()``: tied ones appear once, frozen ones not at all.
+
+    Attributes:
+        sums: for each parameter, of its shape; float32, or float64 for a float64 model.
+        num_examples: how many examples were added.
+    """
+
+    def __init__(self, model: nn.Module, scores: Scores) -> None:
+        """Prepare the sums.
+
+        Raises:
+            MergingError: the model is in training mode, normalises over the batch, or has no trainable
+                parameter.
+        """
+        _refuse_coupled_examples(model)
+        self._model = model
+        self._scores = scores
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self._parameters:
+            raise MergingError(
+                "the model has no trainable parameter; call requires_grad_(True) on what is merged."
+            )
+        self._owned = _owned(model, self._parameters)
+        self._vmapped = {
+            name
+            for module, names in self._owned.items()
+            if _rules.find(module) is None
+            for name in names.values()
+        }
+        self._looped: set[str] = set()
+        self._is_probed = False
+        self.sums = self._zeros()
+        self.num_examples = 0
+
+    @property
+    def by_vmap(self) -> list[str]:
+        """Parameters whose module was repeated for each example under ``vmap``."""
+        return sorted(self._vmapped - self._looped)
+
+    @property
+    def by_loop(self) -> list[str]:
+        """Parameters that needed a forward and a backward pass for each example."""
+        return sorted(self._looped)
+
+    @property
+    def without_gradient(self) -> list[str]:
+        """Parameters whose sum is exactly zero everywhere: unused ones."""
+        return sorted(name for name, total in self.sums.items() if not total.any())
+
+    def add(self, batch: Batch, cotangents: Cotangents) -> None:
+        """Add the examples of a batch: any number, padded or not.
+
+        Raises:
+            MergingError: a module treats this batch otherwise than the first one.
+        """
+        with _frozen(self._parameters.values()):
+            if not self._is_probed:
+                self._probe(_examples(batch, slice(0, 2)))
+                self._is_probed = True
+            self._add(batch, cotangents, self.sums)
+        self.num_examples += _size(batch)
+
+    def _add(self, batch: Batch, cotangents: Cotangents, sums: Sums) -> None:
+        scores, recording = self._record(batch)
+        if recording.unreachable:
+            if self._is_probed:
+                raise MergingError(
+                    f"{', '.join(sorted(recording.unreachable))}: the output of their module starts with the "
+                    "batch dimension for some batches only, e.g. because tokens are routed. Set "
+                    "requires_grad_(False) on them, or use batch_size=1."
+                )
+            self._looped |= recording.unreachable
+        given = list(cotangents(scores.detach()))
+        for cotangent in given:
+            recording.backward(scores, cotangent, partial(self._square, sums))
+        self._add_by_loop(self._looped, batch, given, sums)
+
+    def _record(self, batch: Batch) -> tuple[Tensor, Recording]:
+        """Run the model forward, watching the modules whose parameters do not go by the loop."""
+        owners = {
+            module: {local: name for local, name in names.items() if name not in self._looped}
+            for module, names in self._owned.items()
+        }
+        recording = Recording({module: names for module, names in owners.items() if names}, _size(batch))
+        with recording, torch.enable_grad():
+            scores = self._scores(self._model, batch)
+        return scores, recording
+
+    def _square(self, sums: Sums, name: str, gradients: PerExample) -> None:
+        try:
+            gradients.add_squares(sums[name])
+        except RuntimeError:
+            if self._is_probed or name not in self._vmapped:
+                raise
+            self._looped.add(name)  # vmap refuses, e.g. control flow that depends on values
+
+    def _add_by_loop(
+        self, names: Collection[str], batch: Batch, cotangents: Iterable[Tensor], sums: Sums
+    ) -> None:
+        """Add the squared gradients of some parameters, one example at a time, by plain autograd."""
+        order = sorted(names)
+        leaves = {name: self._parameters[name].detach().requires_grad_() for name in order}
+        for index in range(_size(batch)) if leaves else ():
+            one = slice(index, index + 1)
+            with torch.enable_grad():
+                scores = self._scores(partial(_call, self._model, leaves), _examples(batch, one))
+            for cotangent in cotangents if scores.requires_grad else ():
+                gradients = torch.autograd.grad(
+                    scores, list(leaves.values()), cotangent[one], retain_graph=True, allow_unused=True
+                )
+                for name, gradient in zip(order, gradients, strict=True):
+                    if gradient is not None:
+                        gradient = gradient.to(sums[name].dtype)
+                        sums[name].addcmul_(gradient, gradient)
+
+    def _probe(self, pair: Batch) -> None:
+        """Find out which parameters must go by the loop, from two examples."""
+        cotangents: list[Tensor] = []
+
+        def waves(scores: Tensor) -> list[Tensor]:  # no two examples and no two scores weigh the same
+            weights = torch.arange(1, scores.numel() + 1, device=scores.device, dtype=torch.float32)
+            cotangents[:] = [weights.cos().to(scores.dtype).view_as(scores)]
+            return cotangents
+
+        ours, reference = self._zeros(), self._zeros()
+        self._add(pair, waves, ours)
+        self._add_by_loop(self._parameters.keys() - self._looped, pair, cotangents, reference)
+        largest = max(float(total.max()) for total in reference.values())
+        for name in self._parameters.keys() - self._looped:
+            if not _agree(ours[name], reference[name], largest, self._parameters[name].dtype):
+                self._looped.add(name)
+
+    def _zeros(self) -> Sums:
+        return {
+            name: torch.zeros_like(p, dtype=_rules.accumulator(p.dtype), requires_grad=False)
+            for name, p in self._parameters.items()
+        }
+
+
+def _agree(ours: Tensor, reference: Tensor, largest: float, dtype: torch.dtype) -> bool:
+    """Whether two sums of squares are equal up to rounding, compared on the scale of a gradient.
+
+    A gradient far below the ``largest`` square of the whole model may be nothing but rounding (the bias of
+    attention keys has none in theory), which is no evidence.
+    """
+    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)  # norms compute in float32 in any model
+    difference = float((ours.sqrt() - reference.sqrt()).abs().max())
+    return difference <= math.sqrt(eps) * math.sqrt(float(reference.max())) + 8 * eps * math.sqrt(largest)
+
+
+def _refuse_coupled_examples(model: nn.Module) -> None:
+    """Raise unless the gradient of an example is its own."""
+    for name, module in model.named_modules():
+        if module.training:
+            raise MergingError(
+                f"{name or type(model).__name__} is in training mode; dropout and batch statistics make no "
+                "per-example gradients. Call model.eval() first."
+            )
+        # torch has no public name for what all BatchNorms share; without running statistics they use the batch's
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise MergingError(
+                f"{name} normalises with the statistics of the batch (track_running_stats=False), so the "
+                "examples of a batch have no gradients of their own. Replace it or give it running statistics."
+            )
+
+
+def _owned(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn.Module, dict[str, str]]:
+    """Modules with parameters of their own: the module's name for each -> the model's name."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    owned = {}
+    for module in model.modules():
+        own = {
+            local: names[id(parameter)]
+            for local, parameter in module.named_parameters(recurse=False)
+            if id(parameter) in names
+        }
+        if own:
+            owned[module] = own
+    return owned
+
+
+@contextmanager
+def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Switch gradients of parameters off while the block runs."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _call(model: nn.Module, parameters: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    """Call the model with some parameters replaced; tied ones are replaced everywhere."""
+    return functional_call(model, dict(parameters), args, kwargs)
+
+
+def _size(batch: Batch) -> int:
+    """Number of examples in a batch."""
+    return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim())
+
+
+def _examples(batch: Batch, examples: slice) -> Batch:
+    """Cut some examples out of a batch."""
+    size = _size(batch)
+    return {
+        key: value[examples] if isinstance(value, Tensor) and value.shape[:1] == (size,) else value
+        for key, value in batch.items()
+    }

@@ -1,0 +1,110 @@
+"""One forward pass, watched: what came into each layer, and in backward passes what arrives at its output."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from merging.hessians import _rules
+from merging.hessians._rules import PerExample, Sum
+
+Owners = Mapping[nn.Module, Mapping[str, str]]
+"""Modules to watch, with their own parameters: the module's name for it -> the model's name."""
+
+
+class Recording:
+    """Hooks on modules while the block runs; per-example gradients afterwards.
+
+    The parameters must be frozen: the graph then starts at the outputs of the first watched modules, and autograd
+    spends nothing on weights.
+
+    A module whose output starts with 1 instead of B (positions that are looked up once and broadcast) has its output
+    expanded, so that the gradient that comes back is not yet summed over examples.
+
+    Attributes:
+        unreachable: parameters whose module did not give one tensor that starts with the batch dimension.
+    """
+
+    def __init__(self, owners: Owners, num_examples: int) -> None:
+        """Watch ``owners``, in a forward pass of ``num_examples`` examples."""
+        self.unreachable: set[str] = set()
+        self._owners = owners
+        self._num_examples = num_examples
+        self._handles: list[RemovableHandle] = []
+        self._roots: list[Tensor] = []
+        self._uses: Counter[str] = Counter()
+        self._parts: defaultdict[str, list[PerExample]] = defaultdict(list)
+        self._receive: Callable[[str, PerExample], None] = self._discard
+
+    def __enter__(self) -> Recording:
+        self._handles = [
+            module.register_forward_hook(self._watch, with_kwargs=True) for module in self._owners
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def backward(self, scores: Tensor, cotangent: Tensor, receive: Callable[[str, PerExample], None]) -> None:
+        """Differentiate <cotangent, scores>; each parameter that is on the way is received once.
+
+        May be called again with another cotangent.
+        """
+        if not scores.requires_grad:
+            return
+        self._receive = receive
+        torch.autograd.grad(scores, self._roots, cotangent, retain_graph=True, allow_unused=True)
+        for name, parts in self._parts.items():
+            receive(name, Sum(parts))
+        self._parts.clear()
+        self._receive = self._discard
+
+    def _watch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        names = self._owners[module]
+        output = self._batched(output)
+        if not isinstance(output, Tensor) or output.shape[:1] != (self._num_examples,):
+            self.unreachable.update(names.values())
+            return None
+        if not output.requires_grad:
+            root = output.detach().requires_grad_()
+            self._roots.append(root)
+            output = root.clone()  # a leaf may not be changed in place, and an activation may do that
+        self._uses.update(names.values())
+        args = tuple(self._input(value) for value in args)
+        kwargs = {key: self._input(value) for key, value in kwargs.items()}
+
+        def arrived(gradient: Tensor) -> None:
+            for local, part in _rules.per_example(module, args, kwargs, gradient):
+                if local in names:
+                    self._take(names[local], part)
+
+        output.register_hook(arrived)
+        return output
+
+    def _take(self, name: str, part: PerExample) -> None:
+        if self._uses[name] == 1:
+            self._receive(name, part)
+        else:
+            self._parts[name].append(part)
+
+    def _input(self, value: Any) -> Any:
+        return self._batched(value.detach()) if isinstance(value, Tensor) else value
+
+    def _batched(self, value: Any) -> Any:
+        """Expand a tensor that all examples share."""
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] == 1 != self._num_examples:
+            return value.expand(self._num_examples, *value.shape[1:])
+        return value
+
+    @staticmethod
+    def _discard(name: str, part: PerExample) -> None:
+        """No backward pass of this recording is running."""
