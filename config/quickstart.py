@@ -1,0 +1,50 @@
+"""The whole pipeline on handwritten digits: five mild domain shifts, merged into one small ViT.
+
+Runs from embedded data, without network or GPU, in about 3 minutes on 2 cores. Expected: task arithmetic falls
+from 0.77 to 0.4 as the scaling factor goes from 0.25 to 1, gradient matching stays where it is. Results in
+``output/quickstart``: table.md, table.tex, table.csv, scaling.png.
+"""
+
+from recipe.data import split
+from recipe.experiment import Experiment, Splits
+
+SEED = 0
+SCALING_FACTORS = [0.25, 0.5, 0.75, 1.0]
+TASKS = ["blur", "noise", "rotation", "shear", "shift"]
+
+VIT = {  # 8x8 images in 16 patches; about 100,000 weights
+    "model_type": "vit",
+    "image_size": 8,
+    "patch_size": 2,
+    "num_channels": 1,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+}
+TRAINING = {"epochs": 10.0, "batch_size": 32, "warmup_steps": 20}
+
+
+def digits(source: str) -> Splits:
+    return Splits(
+        train=split(source, "train"), validation=split(source, "validation"), test=split(source, "test")
+    )
+
+
+def py() -> None:
+    experiment = Experiment(
+        name="quickstart",
+        task_type="image_classification",
+        start={"architecture": VIT},
+        base=digits("digits"),
+        tasks={task: digits(f"digits_{task}") for task in TASKS},
+        base_training={**TRAINING, "epochs": 30.0, "learning_rate": 1e-3},
+        training={**TRAINING, "learning_rate": 5e-4},
+        hessian={"batch_size": 64},
+        evaluation={"batch_size": 128},
+    )
+    rows = experiment.references(SEED)
+    rows += [experiment.merged(method, {}, SEED) for method in ("average", "fisher")]
+    for method in ("task_arithmetic", "gradient_matching"):
+        rows += [experiment.merged(method, {"scaling_factor": alpha}, SEED) for alpha in SCALING_FACTORS]
+    experiment.report(rows, "quickstart", {"title": "Digits: five domain shifts merged into one ViT"})

@@ -1,0 +1,184 @@
+"""The steps of a table, connected: what its rows share is written once."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sisyphus import Job, tk
+
+from recipe.data import Dataset
+from recipe.evaluate import EvaluateJob
+from recipe.hessian import HessianJob
+from recipe.merge import merge
+from recipe.report import ReportJob
+from recipe.train import TrainJob
+
+Row = dict[str, Any]
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The three parts of one task's data; each a data set, or a list of them."""
+
+    train: Any
+    validation: Any
+    test: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One base model, fine-tuned on several tasks, whose models are merged.
+
+    Asking for the same thing twice gives the same job, so rows may be built in any order. Every method with a
+    ``seed`` belongs to one repetition of the whole experiment: base, fine-tuning and Hessians.
+    """
+
+    name: str
+    """Start of all aliases and outputs."""
+    task_type: str
+    """Name of a file in ``merging/tasks``."""
+    start: Mapping[str, Any]
+    """Where the base model starts: ``{"model": folder}`` or ``{"architecture": {...}}``."""
+    base: Splits
+    """Data of theta_0; its test part is not used."""
+    tasks: Mapping[str, Splits]
+    """Data of each task."""
+    base_training: Mapping[str, Any]
+    """Training options of theta_0."""
+    training: Mapping[str, Any]
+    """Training options of the tasks and of the multitask model."""
+    hessian: Mapping[str, Any]
+    """Options of the Hessian estimates."""
+    evaluation: Mapping[str, Any]
+    """Options of the evaluations."""
+    resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Requirements by kind of step (train, hessian, merge, evaluate); no part of any job's identity."""
+
+    def base_model(self, seed: int) -> tk.Path:
+        """theta_0."""
+        job = TrainJob(
+            task_type=self.task_type,
+            **self.start,
+            data=self.base.train,
+            validation=self.base.validation,
+            options=self.base_training,
+            seed=seed,
+        )
+        return self._finish(job, "train", f"train/base_seed{seed}").out_model
+
+    def task_model(self, task: str, seed: int) -> tk.Path:
+        """theta_t: theta_0 fine-tuned on one task."""
+        splits = self.tasks[task]
+        return self._finetune(splits.train, splits.validation, seed, task)
+
+    def multitask_model(self, seed: int) -> tk.Path:
+        """theta_0 fine-tuned on all tasks together."""
+        splits = [self.tasks[task] for task in sorted(self.tasks)]
+        train = _concatenate(part.train for part in splits)
+        validation = _concatenate(part.validation for part in splits)
+        return self._finetune(train, validation, seed, "multitask")
+
+    def hessian_of(self, task: str | None, seed: int, estimator: str) -> tk.Path:
+        """H_t, or H_0 for task None, at the model's own optimum and on its own training set."""
+        job = HessianJob(
+            estimator=estimator,
+            task_type=self.task_type,
+            model=self.base_model(seed) if task is None else self.task_model(task, seed),
+            data=(self.base if task is None else self.tasks[task]).train,
+            options=self.hessian,
+            seed=seed,
+        )
+        return self._finish(job, "hessian", f"hessian/{estimator}/{task or 'base'}_seed{seed}").out_hessian
+
+    def merged_model(
+        self, method: str, options: Mapping[str, Any], seed: int, *, estimator: str, alias: str
+    ) -> tk.Path:
+        """All task models merged into one."""
+        from merging.methods import inputs as needed_by
+
+        inputs = {
+            "base": self.base_model(seed),
+            "models": {task: self.task_model(task, seed) for task in self.tasks},
+        }
+        if "hessians" in needed_by(method):
+            inputs["hessians"] = {task: self.hessian_of(task, seed, estimator) for task in self.tasks}
+        if "base_hessian" in needed_by(method):
+            inputs["base_hessian"] = self.hessian_of(None, seed, estimator)
+        return self._finish(merge(method, options, **inputs), "merge", f"merge/{alias}_seed{seed}").out_model
+
+    def references(self, seed: int) -> list[Row]:
+        """Rows of what merging is compared with: the base, each task's own model, and the multitask model."""
+        rows = [self._row("base", "base", self.base_model(seed), seed, self.tasks)]
+        for task in sorted(self.tasks):
+            rows.append(self._row("individual", "individual", self.task_model(task, seed), seed, [task]))
+        rows.append(self._row("multitask", "multitask", self.multitask_model(seed), seed, self.tasks))
+        return rows
+
+    def merged(
+        self,
+        method: str,
+        options: Mapping[str, Any],
+        seed: int,
+        *,
+        estimator: str = "fisher_mc",
+        label: str | None = None,
+    ) -> Row:
+        """Row of one merged model.
+
+        Args:
+            method: name of a file in ``merging/methods``.
+            options: its options; a ``scaling_factor`` among them is shown in the table.
+            seed: repetition.
+            estimator: name of a file in ``merging/hessians``, for methods that use Hessians.
+            label: first column of the table; None: the method's name.
+        """
+        label = label or method.replace("_", " ")
+        factor = options.get("scaling_factor")
+        alias = re.sub(r"[^\w.-]+", "_", label) + ("" if factor is None else f"_{factor}")
+        model = self.merged_model(method, options, seed, estimator=estimator, alias=alias)
+        return {**self._row(label, "merged", model, seed, self.tasks), "scaling_factor": factor}
+
+    def report(self, rows: Sequence[Row], output: str, options: Mapping[str, Any]) -> None:
+        """Make a table of rows; its files appear as ``output/<output>/``."""
+        job = ReportJob(rows=rows, options=options)
+        job.add_alias(f"{output}/report")
+        for path in (job.out_markdown, job.out_latex, job.out_csv, job.out_plot):
+            tk.register_output(f"{output}/{path.path.rsplit('/', 1)[-1]}", path)
+
+    def _finetune(self, train: Any, validation: Any, seed: int, alias: str) -> tk.Path:
+        job = TrainJob(
+            task_type=self.task_type,
+            model=self.base_model(seed),
+            data=train,
+            validation=validation,
+            options=self.training,
+            seed=seed,
+        )
+        return self._finish(job, "train", f"train/{alias}_seed{seed}").out_model
+
+    def _row(self, label: str, kind: str, model: tk.Path, seed: int, tasks: Iterable[str]) -> Row:
+        job = EvaluateJob(
+            task_type=self.task_type,
+            model=model,
+            data={task: self.tasks[task].test for task in tasks},
+            options=self.evaluation,
+        )
+        self._request(job, "evaluate")
+        return {"label": label, "kind": kind, "seed": seed, "evaluation": job.out_evaluation}
+
+    def _finish(self, job: AnyJob, step: str, alias: str) -> AnyJob:
+        """Give a job its resources and its alias."""
+        self._request(job, step)
+        job.add_alias(f"{self.name}/{alias}")
+        return job
+
+    def _request(self, job: Job, step: str) -> None:
+        if step in self.resources:
+            job.update_rqmt("run", self.resources[step])
+
+
+def _concatenate(datasets: Iterable[Any]) -> list[Dataset]:
+    """One list of data sets, of data sets and lists of them."""
+    return [item for dataset in datasets for item in (dataset if isinstance(dataset, list) else [dataset])]

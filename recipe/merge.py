@@ -1,0 +1,79 @@
+"""Merging fine-tuned models into one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sisyphus import Job, Task, tk
+
+
+class MergeJob(Job):
+    """Run one file of ``merging/methods`` over checkpoints, one parameter at a time.
+
+    Args:
+        method: name of the method file, e.g. ``"task_arithmetic"``.
+        options: fields of the method's ``Options``; unset fields keep their defaults.
+        base: model folder that all models were fine-tuned from; None for methods that do not look at it.
+        models: model folder of each fine-tuned model, by task.
+        extras: what else the method asks for, e.g. ``{"hessians": {task: folder}}``.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        options: Mapping[str, Any],
+        base: tk.Path | None,
+        models: Mapping[str, tk.Path],
+        extras: Mapping[str, Any],
+    ):
+        from merging.methods import check_call  # a misspelt option fails here, not hours later
+
+        check_call(method, options, extras, tasks=models.keys())
+        self.method, self.options = method, options
+        self.base, self.models, self.extras = base, models, extras
+        self.rqmt = {"cpu": 1, "mem": 4, "time": 1}  # mem in GB, time in hours
+        self.out_model = self.output_path("model", directory=True)
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from merging.streaming import merge_checkpoints  # heavy: only in the worker
+
+        merge_checkpoints(
+            method=self.method,
+            options=self.options,
+            base=self.base,
+            models=self.models,
+            extras=self.extras,
+            out=self.out_model,
+        )
+
+
+def merge(
+    method: str,
+    options: Mapping[str, Any],
+    *,
+    base: tk.Path,
+    models: Mapping[str, tk.Path],
+    **available: Any,
+) -> MergeJob:
+    """Make a :class:`MergeJob` that gets only what its method asks for.
+
+    Args:
+        method: name of the method file.
+        options: fields of the method's ``Options``.
+        base: model folder that all models were fine-tuned from.
+        models: model folder of each fine-tuned model, by task.
+        available: everything a method may ask for, e.g. ``base_hessian=folder, hessians={task: folder}``.
+    """
+    from merging.methods import inputs
+
+    needed = inputs(method)
+    return MergeJob(
+        method=method,
+        options=options,
+        base=base if "base" in needed else None,
+        models=models,
+        extras={key: value for key, value in available.items() if key in needed},
+    )
