@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from merging.data.columns import check_labels
 from merging.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,22 +24,7 @@ def check(dataset: datasets.Dataset, *, columns: Sequence[str], labelled: bool) 
                 f"Name the columns in a row of data/sources.py."
             )
     if labelled:
-        check_labels(dataset[LABEL], len(label_names(dataset)))
-
-
-def check_labels(labels: Sequence[int | None], num_labels: int) -> None:
-    """Raise DataError unless all labels are in 0..num_labels-1."""
-    import numpy as np
-
-    values = np.array([-1 if label is None else label for label in labels], dtype=np.int64)
-    wrong = np.flatnonzero((values < 0) | (values >= num_labels))
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f"label {labels[row]!r} of row {row} is outside 0..{num_labels - 1} ({len(wrong)} such rows). "
-            "Unlabelled rows (often -1 in test splits of shared tasks) can be predicted, not trained or "
-            "evaluated on."
-        )
+        check_labels(dataset[LABEL][:], len(label_names(dataset)), "data set")
 
 
 def label_names(dataset: datasets.Dataset) -> tuple[str, ...]:
