@@ -17,6 +17,7 @@ from merging.registry import unknown
 
 if TYPE_CHECKING:
     import transformers
+    from torch import Tensor
 
 _DROPOUT_FIELDS = (
     "hidden_dropout_prob",
@@ -132,6 +133,16 @@ def load(auto_class: str, folder: str | os.PathLike[str]) -> transformers.PreTra
             "Train the model first (a bare language model has no head), or fetch its missing files."
         )
     return model.eval()
+
+
+def as_stored(model: transformers.PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename (and split or join) tensors from the names in the loaded model to those in its files.
+
+    transformers renames the parameters of some architectures (ViT) when it loads them, and back when it saves.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return dict(revert_weight_conversion(model, dict(tensors)))
 
 
 def load_processor(auto_class: str, model: str | os.PathLike[str], **options: Any) -> Any:

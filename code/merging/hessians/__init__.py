@@ -1,8 +1,8 @@
 """Hessian estimators: one file each, chosen by name.
 
 The folder is the registry. A module in it *is* the estimator: it says which label distribution the squared
-gradients are taken over, as cotangents of the scores, and what it needs. Per-example gradients, the loop over data
-and the artefact are shared (``_per_example.py``, ``estimate.py``, ``artifact.py``).
+gradients are taken over, as cotangents of the scores, and what it needs. Per-example gradients, the loop over
+data and the artefact are shared (``_per_example.py``, ``estimate.py``, ``artifact.py``).
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def check_call(estimator: str, options: Mapping[str, Any]) -> HessianOptions:
     parsed = parse(HessianOptions, options, owner=estimator)
     if parsed.num_samples != 1 and not samples_labels:
         raise OptionError(
-            f"{estimator}: num_samples is {parsed.num_samples}, but this estimator draws no labels. Leave it out."
+            f"{estimator}: num_samples is {parsed.num_samples}, but this estimator draws no labels. "
+            "Leave it out."
         )
     return parsed

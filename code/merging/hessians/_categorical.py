@@ -24,8 +24,8 @@ def probabilities(scores: Tensor) -> Tensor:
     num_classes = scores.shape[-1]
     if num_classes < 2:
         raise OptionError(
-            f"scores have {num_classes} class; a label distribution needs at least 2. Regression heads have no "
-            "estimator here."
+            f"scores have {num_classes} class; a label distribution needs at least 2. Regression heads have "
+            "no estimator here."
         )
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
 

@@ -1,15 +1,16 @@
 """Sums over examples of squared per-example gradients, at about the price of one batched backward pass.
 
-Squaring the gradient of a batch gives (sum_b g_b)^2, with products of different examples in it. Here every layer
-keeps its input, and the gradient that arrives at its output is turned into per-example gradients on the spot.
-The gradients of the weights themselves are never computed by autograd: parameters are frozen while a batch runs.
+Squaring the gradient of a batch gives (sum_b g_b)^2, with products of different examples in it. Here every
+layer keeps its input, and the gradient that arrives at its output is turned into per-example gradients on the
+spot. The gradients of the weights themselves are never computed by autograd: parameters are frozen while a
+batch runs.
 
 Three ways, from fast to slow; a parameter goes by the first that is right for it:
 
 1. the rule of its layer (``_rules``);
 2. ``vmap`` of the module that owns it: bare parameters and modules without a rule;
-3. a loop over examples: what the other two cannot see, e.g. weights that are used without calling their module,
-   or modules whose output does not start with the batch dimension.
+3. a loop over examples: what the other two cannot see, e.g. weights that are used without calling their
+   module, or modules whose output does not start with the batch dimension.
 
 Which way is right is not guessed: two examples of the first batch are also done by plain autograd, one at a
 time, and a parameter whose sums differ goes by the loop.
@@ -205,11 +206,11 @@ def _refuse_coupled_examples(model: nn.Module) -> None:
                 f"{name or type(model).__name__} is in training mode; dropout and batch statistics make no "
                 "per-example gradients. Call model.eval() first."
             )
-        # torch has no public name for what all BatchNorms share; without running statistics they use the batch's
+        # What all BatchNorms share has no public name; without running statistics they use the batch's.
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise MergingError(
                 f"{name} normalises with the statistics of the batch (track_running_stats=False), so the "
-                "examples of a batch have no gradients of their own. Replace it or give it running statistics."
+                "examples of a batch have no gradients of their own. Give it running statistics."
             )
 
 

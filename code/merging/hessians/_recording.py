@@ -21,11 +21,11 @@ Owners = Mapping[nn.Module, Mapping[str, str]]
 class Recording:
     """Hooks on modules while the block runs; per-example gradients afterwards.
 
-    The parameters must be frozen: the graph then starts at the outputs of the first watched modules, and autograd
-    spends nothing on weights.
+    The parameters must be frozen: the graph then starts at the outputs of the first watched modules, and
+    autograd spends nothing on weights.
 
-    A module whose output starts with 1 instead of B (positions that are looked up once and broadcast) has its output
-    expanded, so that the gradient that comes back is not yet summed over examples.
+    A module whose output starts with 1 instead of B (positions that are looked up once and broadcast) has its
+    output expanded, so that the gradient that comes back is not yet summed over examples.
 
     Attributes:
         unreachable: parameters whose module did not give one tensor that starts with the batch dimension.

@@ -1,4 +1,4 @@
-"""Per-example gradients of a layer's own parameters, from its input ``a`` and the gradient ``g`` at its output.
+"""Per-example gradients of a layer's parameters, from its input ``a`` and the gradient ``g`` at its output.
 
 Shapes: B examples, R positions of each, i inputs, o outputs.
 
@@ -25,7 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 _MAX_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
-"""Elements of per-example gradients that exist at one time: what stays in the cache of a CPU; half a GB on a GPU."""
+"""Elements of per-example gradients that exist at one time: about the cache of a CPU; half a GB of a GPU."""
 
 
 class PerExample(ABC):
@@ -35,7 +35,7 @@ class PerExample(ABC):
 
     @abstractmethod
     def gradients(self, examples: slice) -> Tensor:
-        """Return the gradients of some examples, (b, \\*shape of the parameter); the caller may overwrite them."""
+        """Return the gradients of some examples, (b, \\*parameter's shape), for the caller to overwrite."""
 
     def add_squares(self, total: Tensor) -> None:
         """Add the sum over examples of the squared gradient to ``total``, which has the parameter's shape."""

@@ -1,4 +1,8 @@
-"""The Hessian folder: ``hessian.safetensors`` (float32, mean over examples) and ``hessian.json``."""
+"""The Hessian folder: ``hessian.safetensors`` and ``hessian.json``; light to import.
+
+The tensors are float32, the MEAN over examples, under the names that the parameters have in the model's own
+safetensors files; tied ones appear once, frozen ones not at all.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +39,23 @@ class HessianRecord:
     model: str
     """Folder of the model, for people."""
     data: Any
-    """The data set as given."""
+    """Provenance of the training set; see ``merging.data.splits.describe``."""
     seed: int
+    """Of the choice of examples and of drawn labels."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Options of the estimate."""
+    """Options of the estimate, defaults included."""
+    label_names: tuple[str, ...] = ()
+    """Classes of the model's head, in order."""
     without_gradient: tuple[str, ...] = ()
     """Parameters that no example used; they are 0."""
+    by_vmap: tuple[str, ...] = ()
+    """Parameters (named as in the loaded model) whose layer has no rule."""
+    by_loop: tuple[str, ...] = ()
+    """Parameters (named as in the loaded model) that were done one example at a time."""
+    seconds: float = 0.0
+    """Time of the estimate, loading included."""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of the packages that the numbers depend on."""
     reduction: str = "mean"
 
 
@@ -65,11 +80,11 @@ class StoredHessian:
 
 
 def write_hessian(folder: Path, tensors: Mapping[str, Tensor], record: HessianRecord) -> None:
-    """Write the two files into an existing folder."""
+    """Write the two files into an existing folder; who calls it publishes the folder."""
     from safetensors.torch import save_file
 
     save_file(
-        {name: tensor.float().contiguous() for name, tensor in tensors.items()},
+        {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()},
         folder / TENSORS_NAME,
         metadata={"format": "pt"},
     )

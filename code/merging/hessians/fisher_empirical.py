@@ -2,8 +2,9 @@
 
     F = mean over examples of (d log p(y_data | x) / d theta)^2
 
-Of several positions the log-probabilities are summed first. It is no estimate of the true Fisher: it vanishes where
-the model fits its labels and is largest on label noise (Kunstner et al., NeurIPS 2019, arXiv:1905.12558).
+Of several positions the log-probabilities are summed first. It is no estimate of the true Fisher: it vanishes
+where the model fits its labels and is largest on label noise (Kunstner et al., NeurIPS 2019,
+arXiv:1905.12558).
 """
 
 from __future__ import annotations

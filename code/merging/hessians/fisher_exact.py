@@ -2,9 +2,9 @@
 
     F = mean over examples of sum_c p_c (d log p_c / d theta)^2
 
-The gradient of log p_c is J^T (e_c - p) with the Jacobian J of the scores, so C backward passes on one graph with
-the cotangents sqrt(p_c) (e_c - p) give it. For softmax this is also the diagonal of the generalised Gauss-Newton
-matrix. With R positions each is drawn by itself, which takes R C passes.
+The gradient of log p_c is J^T (e_c - p) with the Jacobian J of the scores, so C backward passes on one graph
+with the cotangents sqrt(p_c) (e_c - p) give it. For softmax this is also the diagonal of the generalised
+Gauss-Newton matrix. With R positions each is drawn by itself, which takes R C passes.
 """
 
 from __future__ import annotations

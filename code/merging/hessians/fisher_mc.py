@@ -2,9 +2,9 @@
 
     F = mean over examples of E_{y ~ p(y | x)} (d log p(y | x) / d theta)^2
 
-The expectation is a mean over ``num_samples`` draws; the mean over examples does most of the averaging, so one
-draw is usual. Each position of an example is drawn by itself; scores of independent draws have mean zero, so that
-the square of their sum is in expectation the sum of the positions' Fishers.
+The expectation is a mean over ``num_samples`` draws; the mean over examples does most of the averaging, so
+one draw is usual. Each position of an example is drawn by itself; scores of independent draws have mean zero, so
+that the square of their sum is in expectation the sum of the positions' Fishers.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def cotangents(
 def _draw(scores: Tensor, where: Tensor, keys: Sequence[tuple[int, int, int]]) -> Tensor:
     """Draw labels, (B,) or (B, R), by inverting the distribution function.
 
-    Each example has a generator of its own, and its j-th counted position takes the j-th number, so that neither
-    other examples nor padding matter.
+    Each example has a generator of its own, and its j-th counted position takes the j-th number, so that
+    neither other examples nor padding matter.
     """
     import numpy as np
     import torch
