@@ -177,8 +177,8 @@ def open_checkpoint(folder: str | os.PathLike[str], *, label: str) -> Checkpoint
         label: what the folder is, for error messages: ``"base"``, ``"models['sst2']"``.
 
     Raises:
-        CheckpointError: no such folder, no safetensors in it, a shard that the index names is missing, or a file
-            is truncated.
+        CheckpointError: no such folder, no safetensors in it, a shard that the index names is missing, or a
+            file is truncated.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -198,7 +198,8 @@ def open_checkpoint(folder: str | os.PathLike[str], *, label: str) -> Checkpoint
         )
     present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     raise CheckpointError(
-        f"{label}: {folder} is no model folder: it has neither {WEIGHTS_NAME} nor {INDEX_NAME}, but {present}."
+        f"{label}: {folder} is no model folder: it has neither {WEIGHTS_NAME} nor {INDEX_NAME}, but "
+        f"{present}."
     )
 
 
@@ -221,8 +222,8 @@ def _open_shards(folder: Path, label: str) -> Checkpoint:
     lost = sorted(set(weight_map) - set(checkpoint.tensors))
     if lost:
         raise CheckpointError(
-            f"{label}: {index} names {lost[0]!r}, which {weight_map[lost[0]]} does not hold ({len(lost)} tensors "
-            "in all). Copy or download the folder again."
+            f"{label}: {index} names {lost[0]!r}, which {weight_map[lost[0]]} does not hold ({len(lost)} "
+            "tensors in all). Copy or download the folder again."
         )
     return checkpoint
 

@@ -1,8 +1,8 @@
 """Merge methods: the folder is the registry.
 
 One method is one file: a frozen dataclass ``Options``, and ``merge(..., options)``, a pure function of
-tensors that merges one parameter. The names of its parameters say what it needs; adding a method adds one file and
-edits nothing.
+tensors that merges one parameter. The names of its parameters say what it needs; adding a method adds one
+file and edits nothing.
 
 A method that needs a number of the whole model first has a second pure function
 ``summarize(parameters, options) -> Summary``, and may take ``summary`` in ``merge``: ``parameters`` runs over

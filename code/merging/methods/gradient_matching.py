@@ -82,9 +82,9 @@ def summarize(parameters: Iterable[Mapping[str, Any]], options: Options) -> Summ
     fraction = floored / max(total, 1)
     if fraction > 0.5:
         raise OptionError(
-            f"gradient_matching: scaling_factor {options.scaling_factor} takes away (nearly) all curvature of "
-            f"the base in {fraction:.0%} of the model, more than half. Bring it closer to 0, raise delta_0 (now "
-            f"{options.delta_0:g}), or pass parity=True to go without this guard."
+            f"gradient_matching: scaling_factor {options.scaling_factor} takes away (nearly) all curvature "
+            f"of the base in {fraction:.0%} of the model, more than half. Bring it closer to 0, raise "
+            f"delta_0 (now {options.delta_0:g}), or pass parity=True to go without this guard."
         )
     return Summary(floored_fraction=fraction)
 

@@ -1,0 +1,43 @@
+"""What a merge does with tensors that are not plainly merged; checked while the graph is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from merging.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Choices that hold for every method. Patterns are shell-style: ``classifier.*`` matches a whole name."""
+
+    exclude: tuple[str, ...] = ()
+    """Patterns of tensors that are kept as they are in the base, bit for bit."""
+    on_missing: Literal["error", "base"] = "error"
+    """A tensor that not all checkpoints have: an error, or kept as in the base (left out if the base lacks
+    it)."""
+    rows: Literal["error", "base"] = "error"
+    """A matrix with another number of rows than the base's (another vocabulary size): an error, or made to
+    fit: surplus rows are cut, missing rows count as unchanged from the base."""
+    buffers: Literal["average", "base"] = "average"
+    """Running means and variances: the plain average of the models, or kept as in the base."""
+    heads: tuple[str, ...] = ()
+    """Patterns of classifier weights and biases whose rows are merged by label; needs ``label_rows``."""
+    label_rows: Mapping[str, tuple[int, ...]] | None = None
+    """By task, the labels (rows of ``heads``) that its training data hold. Each row becomes the mean over the
+    models that know its label, whatever the method; a row that nobody knows becomes 0."""
+
+    def __post_init__(self) -> None:
+        if bool(self.heads) != (self.label_rows is not None):
+            raise OptionError(
+                f"policy: heads and label_rows belong together, got heads={list(self.heads)} and "
+                f"label_rows={self.label_rows}. Give both or neither."
+            )
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of the patterns matches the whole name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,429 @@
+"""Run a merge method over checkpoints, one parameter at a time.
+
+Peak memory is a few float32 copies of the largest parameter for each input, whatever the size of the model.
+The same code merges tensors in memory (``merge_tensors``) and folders on disk (``merge_checkpoints``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from merging import methods
+from merging.checkpoints import Checkpoint, open_checkpoint, torch_dtype, write_checkpoint
+from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
+from merging.errors import CheckpointError, OptionError
+from merging.hessians.artifact import StoredHessian
+from merging.options import parse
+from merging.policy import Policy
+from merging.publishing import published_folder
+from merging.sources import HessianSource, MemoryCheckpoint, Source, check_finite, for_computing
+from merging.tensor_plan import is_head, make_plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PathLike = str | os.PathLike[str]
+
+RECORD_NAME = "merge.json"
+
+COPIED_FILES = (
+    "config.json",
+    "generation_config.json",
+    # tokenizers
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "source.spm",
+    "target.spm",
+    "chat_template.jinja",
+    "chat_template.json",
+    # images, video, sound
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "feature_extractor_config.json",
+)
+"""What is taken over from the base: never its weights, optimizer or trainer state, whatever their names."""
+
+
+def merge_tensors(
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    base: Mapping[str, Tensor] | None,
+    models: Mapping[str, Mapping[str, Tensor]],
+    extras: Mapping[str, Any],
+    policy: Mapping[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """Merge models that are in memory; as ``merge_checkpoints``, with tensors by name in place of folders.
+
+    Args:
+        method: a file in ``merging/methods``.
+        options: fields of its ``Options``.
+        base: tensors of the base by name; None for methods that need none.
+        models: tensors of each model by task.
+        extras: what else the method asks for, e.g. ``{"hessians": {task: tensors}}``. Curvatures are taken as
+            they are: multiply means by the size of the training set where the method wants sums.
+        policy: fields of ``merging.policy.Policy``.
+
+    Returns:
+        The merged tensors by name, in the dtypes of the base (without one: of the first model by name).
+    """
+    placeholders = {
+        key: dict.fromkeys(value, "") if key.endswith("s") else "" for key, value in extras.items()
+    }
+    call = _Call.check(method, options, base, models, placeholders, policy)
+    checkpoints = {
+        label: MemoryCheckpoint(tensors, label=label)
+        for label, tensors in call.checkpoints(base, models).items()
+    }
+    hessians = {
+        label: HessianSource(MemoryCheckpoint(tensors, label=label))
+        for label, tensors in call.hessians(extras).items()
+    }
+    merge = _Merge(call, checkpoints, hessians)
+    return {name: merge.tensor(name) for name in merge.plan.names}
+
+
+def merge_checkpoints(
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    base: PathLike | None,
+    models: Mapping[str, PathLike],
+    extras: Mapping[str, Any],
+    out: PathLike,
+    policy: Mapping[str, Any] | None = None,
+) -> None:
+    """Merge model folders into a new one.
+
+    What can be checked is checked before the first tensor is merged. ``out`` appears complete or not at all;
+    its ``merge.json`` says what was merged from what.
+
+    Args:
+        method: a file in ``merging/methods``.
+        options: fields of its ``Options``.
+        base: folder that all models were fine-tuned from. For methods that need none, None makes the first
+            model by name give config, dtypes and what is not merged.
+        models: folder of each model by task.
+        extras: what else the method asks for: ``base_hessian``, a Hessian folder, and ``hessians``, one by
+            task. Stored means are multiplied by the size of the training set; ``{"hessian": folder, "scale":
+            1.0}`` gives another factor.
+        out: the folder to make.
+        policy: fields of ``merging.policy.Policy``.
+
+    Raises:
+        OptionError: see ``merging.methods.check_call``.
+        CheckpointError: a folder is incomplete or damaged, or they do not fit each other.
+        DiskSpaceError: the output does not fit.
+    """
+    call = _Call.check(method, options, base, models, extras, policy)
+    folders = {label: Path(folder) for label, folder in call.checkpoints(base, models).items()}
+    checkpoints = {label: open_checkpoint(folder, label=label) for label, folder in folders.items()}
+    configs = {label: read_config(folder, label=label) for label, folder in folders.items()}
+    stored, scales = _open_hessians(call.hessians(extras))
+    hessians = {
+        label: HessianSource(hessian.checkpoint, scale=scales[label]) for label, hessian in stored.items()
+    }
+    with _Hashes(checkpoints) as hashes:
+        merge = _Merge(call, checkpoints, hessians, vocabulary_size=vocabulary_size(configs))
+        check_labels(configs, heads=[name for name in merge.plan.merged if is_head(name)])
+        check_vocabularies(folders)
+        for label, hessian in stored.items():
+            _check_model(label, hessian, hashes)
+        template, template_folder = next(iter(checkpoints.values())), next(iter(folders.values()))
+        with published_folder(out) as folder:
+            write_checkpoint(
+                folder, {name: template.tensors[name] for name in merge.plan.names}, merge.tensor
+            )
+            for file in COPIED_FILES:
+                if (template_folder / file).is_file():
+                    shutil.copyfile(template_folder / file, folder / file)
+            sources: dict[str, Any] = {
+                label: {"folder": str(path), "weights_hash": hashes[label]} for label, path in folders.items()
+            }
+            for label, hessian in stored.items():
+                sources[label] = dataclasses.asdict(hessian.record) | {"scale": scales[label]}
+            record = merge.record() | {"sources": sources}
+            (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A merge that was checked as far as options and names go."""
+
+    method: str
+    module: ModuleType
+    options: Any
+    policy: Policy
+    tasks: tuple[str, ...]
+    """Sorted: the order of a sum matters in the last bits."""
+
+    @classmethod
+    def check(
+        cls,
+        method: str,
+        options: Mapping[str, Any],
+        base: object,
+        models: Mapping[str, object],
+        extras: Mapping[str, Any],
+        policy: Mapping[str, Any] | None,
+    ) -> _Call:
+        if not models:
+            raise OptionError(f"{method}: models is empty. Give at least one model, by task.")
+        tasks = tuple(sorted(models))
+        parsed = methods.check_call(method, options, extras, tasks=tasks)
+        if base is None and "base" in methods.inputs(method):
+            raise OptionError(f"{method}: missing base. Give the model that all others were fine-tuned from.")
+        rules = parse(Policy, policy or {}, owner="policy")
+        if rules.label_rows is not None and set(rules.label_rows) != set(tasks):
+            raise OptionError(
+                f"policy: label_rows names {sorted(rules.label_rows)}, but the models are {list(tasks)}."
+            )
+        return cls(method, methods.load(method), parsed, rules, tasks)
+
+    def checkpoints(self, base: Any, models: Mapping[str, Any]) -> dict[str, Any]:
+        """Base and models by label; the first is the one whose names, dtypes and config the output gets."""
+        return ({"base": base} if base is not None else {}) | self._by_label("models", models)
+
+    def hessians(self, extras: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything in ``extras`` by label."""
+        found: dict[str, Any] = {}
+        for key in sorted(extras):
+            found |= self._by_label(key, extras[key]) if key.endswith("s") else {key: extras[key]}
+        return found
+
+    def inputs(self, sources: Mapping[str, Source]) -> dict[str, Source | dict[str, Source]]:
+        """Sources by label, regrouped by parameter of the method's ``merge``."""
+        return {
+            key: {task: sources[_label(key, task)] for task in self.tasks}
+            if key.endswith("s")
+            else sources[key]
+            for key in methods.inputs(self.method)
+        }
+
+    def _by_label(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {_label(key, task): values[task] for task in self.tasks}
+
+
+def _label(key: str, task: str) -> str:
+    """What error messages and ``merge.json`` call an input of one task: ``models['sst2']``."""
+    return f"{key}[{task!r}]"
+
+
+class _Parameter(Mapping[str, Any]):
+    """The inputs of a method for one parameter; a tensor is read when it is asked for."""
+
+    def __init__(self, name: str, inputs: Mapping[str, Any], template: Source) -> None:
+        self._name = name
+        self._inputs = inputs
+        self._template = template
+
+    def __getitem__(self, key: str) -> Any:
+        source = self._inputs[key]
+        if isinstance(source, Mapping):
+            return {task: self._read(its) for task, its in source.items()}
+        return self._read(source)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def _read(self, source: Source) -> Tensor:
+        """One tensor ready for computing, with the rows of the template."""
+        tensor = check_finite(
+            for_computing(source.read(self._name)), self._name, source.label, "Train or download it again."
+        )
+        shape = self._template.tensors[self._name].shape
+        if tuple(tensor.shape) == shape:
+            return tensor
+        fitted = for_computing(self._template.read(self._name)).clone()  # policy.rows == "base"
+        if isinstance(source, HessianSource):
+            fitted.zero_()
+        rows = min(len(fitted), len(tensor))
+        fitted[:rows] = tensor[:rows]
+        return fitted
+
+
+class _Merge:
+    """One merge in progress: gives the output tensor by tensor, and counts on the way."""
+
+    def __init__(
+        self,
+        call: _Call,
+        checkpoints: Mapping[str, Source],
+        hessians: Mapping[str, HessianSource],
+        *,
+        vocabulary_size: int | None = None,
+    ) -> None:
+        """Plan the merge, and take the whole-model numbers that the method asks for.
+
+        Args:
+            call: method, options, tasks.
+            checkpoints: base and models by label, the template first.
+            hessians: by label.
+            vocabulary_size: rows of embeddings, which may be tied.
+        """
+        self._call = call
+        self._template = next(iter(checkpoints.values()))
+        self._models = {task: checkpoints[_label("models", task)] for task in call.tasks}
+        self._inputs = call.inputs({**checkpoints, **hessians})
+        self._hessian_keys = [key for key in self._inputs if key not in ("base", "models")]
+        self.plan = make_plan(
+            self._template, self._models, hessians, call.policy, vocabulary_size=vocabulary_size
+        )
+        self._num_without_curvature = 0
+        self._summary: Any = None
+        if hasattr(call.module, "summarize"):
+            self._summary = call.module.summarize(map(self._parameter, self.plan.merged), call.options)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor of the output, in the dtype and shape of the template.
+
+        Raises:
+            CheckpointError: an input or the result has NaN or infinite values.
+        """
+        kept = self.plan.tied.get(name, name)
+        if kept in self.plan.copied:
+            return self._template.read(kept)
+        if kept in self.plan.buffers:
+            models = _Parameter(kept, {"models": self._models}, self._template)["models"]
+            merged = sum(models.values()) / len(models)
+        elif kept in self.plan.heads:
+            merged = self._head(kept)
+        else:
+            merged = self._merged(kept, count=kept == name)
+        dtype = torch_dtype(self._template.tensors[kept].dtype)
+        return check_finite(
+            merged.to(dtype), kept, "merged model", f"Its dtype is {dtype}; check the options."
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What ``merge.json`` says but for the sources; complete once every tensor was given."""
+        sizes = {name: info.num_elements for name, info in self._template.tensors.items()}
+        num_merged = sum(sizes[name] for name in self.plan.merged)
+        record: dict[str, Any] = {
+            "method": self._call.method,
+            "options": dataclasses.asdict(self._call.options),
+            "policy": dataclasses.asdict(self._call.policy),
+            "tasks": list(self._call.tasks),
+            "num_parameters": {
+                kind: sum(sizes[name] for name in names)
+                for kind, names in dataclasses.asdict(self.plan).items()
+            },
+            "tensors": dataclasses.asdict(self.plan),
+            "versions": {
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("model-merging", "torch")},
+            },
+        }
+        if self._hessian_keys:
+            record["fraction_without_curvature"] = self._num_without_curvature / max(num_merged, 1)
+        if self._summary is not None:
+            record["summary"] = dataclasses.asdict(self._summary)
+        return record
+
+    def _parameter(self, name: str) -> _Parameter:
+        return _Parameter(name, self._inputs, self._template)
+
+    def _merged(self, name: str, *, count: bool) -> Tensor:
+        """Run the method on one parameter."""
+        inputs: dict[str, Any] = dict(self._parameter(name))
+        if count and self._hessian_keys:
+            self._num_without_curvature += self._count_without_curvature(inputs)
+        if "summary" in inspect.signature(self._call.module.merge).parameters:
+            inputs["summary"] = self._summary
+        merged: Tensor = self._call.module.merge(**inputs, options=self._call.options)
+        return merged
+
+    def _count_without_curvature(self, inputs: Mapping[str, Any]) -> int:
+        """Elements in which every Hessian is zero."""
+        known = None
+        for key in self._hessian_keys:
+            value = inputs[key]
+            for hessian in value.values() if isinstance(value, Mapping) else [value]:
+                known = hessian != 0 if known is None else known.logical_or_(hessian)
+        return 0 if known is None else int(known.numel() - known.count_nonzero())
+
+    def _head(self, name: str) -> Tensor:
+        """Each row is the mean over the models that know its label; a row that nobody knows is 0."""
+        import torch
+
+        label_rows = self._call.policy.label_rows or {}
+        models = _Parameter(name, {"models": self._models}, self._template)["models"]
+        total = torch.zeros_like(next(iter(models.values())))
+        owners = torch.zeros(len(total), dtype=total.dtype)
+        for task, model in models.items():
+            wrong = [row for row in label_rows[task] if not 0 <= row < len(model)]
+            if wrong:
+                raise OptionError(
+                    f"policy: label_rows[{task!r}] has the row {wrong[0]}, but {name!r} has {len(model)} "
+                    "rows."
+                )
+            rows = sorted(set(label_rows[task]))
+            total[rows] += model[rows]
+            owners[rows] += 1
+        return total / owners.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1))
+
+
+def _open_hessians(values: Mapping[str, Any]) -> tuple[dict[str, StoredHessian], dict[str, float]]:
+    """Open Hessian folders, and say by what each mean is multiplied."""
+    stored, scales = {}, {}
+    for label, value in values.items():
+        given = value if isinstance(value, Mapping) else {"hessian": value}
+        stored[label] = StoredHessian(given["hessian"], label=label)
+        scales[label] = given.get("scale", float(stored[label].record.num_train_examples))
+    return stored, scales
+
+
+def _check_model(label: str, hessian: StoredHessian, hashes: _Hashes) -> None:
+    """Refuse the Hessian of another model."""
+    model = label.replace("base_hessian", "base").replace("hessians", "models")
+    if model in hashes and hessian.record.model_hash != hashes[model]:
+        raise CheckpointError(
+            f"{label} was estimated at other weights than {model}: its model was {hessian.record.model} with "
+            f"the hash {hessian.record.model_hash[:12]}, {model} has {hashes[model][:12]}. Estimate it "
+            "again, or pass the model it belongs to."
+        )
+
+
+class _Hashes:
+    """Hashes of checkpoints, computed in the background; asking for one waits for it."""
+
+    def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1)  # a digest uses several threads itself
+        self._futures = {label: self._pool.submit(its.digest) for label, its in checkpoints.items()}
+
+    def __enter__(self) -> _Hashes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def __contains__(self, label: str) -> bool:
+        return label in self._futures
+
+    def __getitem__(self, label: str) -> str:
+        return self._futures[label].result()

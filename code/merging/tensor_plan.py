@@ -1,0 +1,225 @@
+"""What happens to each tensor of a merge, decided from names, shapes and dtypes before any work is done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from merging.checkpoints import FLOAT_DTYPES, TensorInfo
+from merging.errors import CheckpointError, OptionError
+from merging.policy import Policy, matches
+from merging.sources import Source
+
+_CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|masked_bias|(original_)?inv_freq)$")
+_CAUSAL_MASK = re.compile(
+    r"(^|\.)attn\.bias$"
+)  # of old GPT-2 checkpoints; the biases of layers have one dimension
+_RUNNING = re.compile(r"(^|\.)running_(mean|var)$")
+_HEAD = re.compile(r"(^|\.)(classifier|score|classification_head|logits_proj|head)\.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The class of every tensor of the output; names are sorted."""
+
+    merged: tuple[str, ...] = ()
+    """By the method."""
+    heads: tuple[str, ...] = ()
+    """Row by row over the models that know the label."""
+    buffers: tuple[str, ...] = ()
+    """Running statistics, averaged over the models."""
+    copied: tuple[str, ...] = ()
+    """From the base, unchanged."""
+    tied: Mapping[str, str] = field(default_factory=dict)
+    """Second names of one tensor, by the name under which it is merged."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tensors of the output."""
+        return tuple(sorted((*self.merged, *self.heads, *self.buffers, *self.copied, *self.tied)))
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor belongs to a classifier, whose rows are labels."""
+    return _HEAD.search(name) is not None
+
+
+def make_plan(
+    template: Source,
+    models: Mapping[str, Source],
+    hessians: Mapping[str, Source],
+    policy: Policy,
+    *,
+    vocabulary_size: int | None = None,
+) -> Plan:
+    """Decide what happens to each tensor; reads no data but that of tensors that may be tied.
+
+    Args:
+        template: the base, or the model that stands in for it: its names, shapes and dtypes are the output's.
+        models: by task.
+        hessians: all Hessians that the method needs, by label; they have the names of the parameters.
+        policy: the choices.
+        vocabulary_size: rows of embeddings; tensors of that size are looked at for ties.
+
+    Raises:
+        CheckpointError: names or shapes differ and the policy does not say what to do.
+        OptionError: a pattern that matches nothing.
+    """
+    _check_patterns(template, policy)
+    tied = _tied(template, models, hessians, vocabulary_size)
+    classes: dict[str, list[str]] = {"merged": [], "heads": [], "buffers": [], "copied": []}
+    for name, info in sorted(template.tensors.items()):
+        if name in tied:
+            continue
+        kind = _kind(name, info, template, policy)
+        if kind == "buffers" and policy.buffers == "base":
+            kind = "copied"
+        if kind != "copied":
+            needed = [*models.values(), *(hessians.values() if kind == "merged" else ())]
+            if not _fits(name, info, template, needed, policy):
+                kind = "copied"
+        classes[kind].append(name)
+    _check_surplus(template, models, tied, policy)
+    return Plan(**{kind: tuple(names) for kind, names in classes.items()}, tied=tied)
+
+
+def _kind(name: str, info: TensorInfo, template: Source, policy: Policy) -> str:
+    """The class of a tensor by its own name, shape and dtype."""
+    if matches(name, policy.exclude) or _is_constant(name, info):
+        return "copied"
+    if info.dtype not in FLOAT_DTYPES:
+        if info.dtype.startswith("F8"):
+            raise CheckpointError(
+                f"{template.label}: {name!r} is stored as {info.dtype}. Quantised checkpoints cannot be "
+                "merged; use the model in bfloat16 or float32."
+            )
+        return "copied"
+    if _RUNNING.search(name):
+        return "buffers"
+    return "heads" if matches(name, policy.heads) else "merged"
+
+
+def _is_constant(name: str, info: TensorInfo) -> bool:
+    """Tables that the architecture computes: no parameter, though some are stored as floats."""
+    return bool(_CONSTANT.search(name) or (_CAUSAL_MASK.search(name) and len(info.shape) == 4))
+
+
+def _fits(name: str, info: TensorInfo, template: Source, sources: list[Source], policy: Policy) -> bool:
+    """Whether all sources have the tensor in a usable shape; False means that the base's is kept."""
+    for source in sources:
+        other = source.tensors.get(name)
+        if other is None:
+            if policy.on_missing == "base":
+                return False
+            raise CheckpointError(
+                f"checkpoints differ: {name!r} is in {template.label}, but not in {source.label}. "
+                f"Pass exclude=[{name!r}] or on_missing='base' to keep it as it is in {template.label}."
+            )
+        if other.dtype not in FLOAT_DTYPES:
+            raise CheckpointError(
+                f"checkpoints differ: {name!r} is {info.dtype} in {template.label} and {other.dtype} in "
+                f"{source.label}. Use checkpoints in float32, bfloat16 or float16."
+            )
+        if other.shape != info.shape and not (policy.rows == "base" and _rows_differ(info, other)):
+            raise CheckpointError(_shape_text(name, info, other, template, source))
+    return True
+
+
+def _rows_differ(info: TensorInfo, other: TensorInfo) -> bool:
+    return len(info.shape) == len(other.shape) > 0 and info.shape[1:] == other.shape[1:]
+
+
+def _shape_text(name: str, info: TensorInfo, other: TensorInfo, template: Source, source: Source) -> str:
+    """Say which shapes differ, and the way out that fits the tensor."""
+    text = (
+        f"checkpoints differ: {name!r} is {info.shape} in {template.label} and {other.shape} in "
+        f"{source.label}. "
+    )
+    if is_head(name):
+        pattern = name.rsplit(".", 1)[0] + ".*"
+        return text + f"Pass exclude=[{pattern!r}] to keep the head of {template.label}."
+    if len(info.shape) == 2 and _rows_differ(info, other):
+        return text + (
+            f"If these are vocabularies, pass rows='base' to make them fit {template.label}; the tokens they "
+            "share must be the same."
+        )
+    return text + "They have different architectures; only models of one architecture can be merged."
+
+
+def _check_patterns(template: Source, policy: Policy) -> None:
+    for option, patterns in (("exclude", policy.exclude), ("heads", policy.heads)):
+        for pattern in patterns:
+            if not any(matches(name, (pattern,)) for name in template.tensors):
+                examples = ", ".join(map(repr, sorted(template.tensors)[-3:]))
+                raise OptionError(
+                    f"policy: {option} has the pattern {pattern!r}, which matches no tensor of "
+                    f"{template.label}. Its names are like {examples}."
+                )
+
+
+def _check_surplus(
+    template: Source, models: Mapping[str, Source], tied: Mapping[str, str], policy: Policy
+) -> None:
+    """Refuse parameters that only models have."""
+    if policy.on_missing == "base":
+        return
+    for source in models.values():
+        for name, info in sorted(source.tensors.items()):
+            known = name in template.tensors or name in tied or matches(name, policy.exclude)
+            if known or _is_constant(name, info) or info.dtype not in FLOAT_DTYPES:
+                continue
+            if _twins(source, name):
+                continue  # stored twice here and once there
+            raise CheckpointError(
+                f"checkpoints differ: {name!r} is in {source.label}, but not in {template.label}. "
+                f"Pass on_missing='base' to leave it out."
+            )
+
+
+def _twins(source: Source, name: str) -> list[str]:
+    """Other names under which a source stores the same matrix."""
+    info = source.tensors[name]
+    if len(info.shape) != 2:
+        return []
+    import torch
+
+    others = [other for other, its in source.tensors.items() if other != name and its == info]
+    if not others:
+        return []
+    tensor = source.read(name)
+    return [other for other in others if torch.equal(source.read(other), tensor)]
+
+
+def _tied(
+    template: Source,
+    models: Mapping[str, Source],
+    hessians: Mapping[str, Source],
+    vocabulary_size: int | None,
+) -> dict[str, str]:
+    """Find second names of one embedding: equal wherever they stand, in the base and in every model.
+
+    Returns:
+        Second name to the name under which the tensor is merged: one that every source has.
+    """
+    tied: dict[str, str] = {}
+    sources = [template, *models.values(), *hessians.values()]
+    rows = [
+        name
+        for name, info in sorted(template.tensors.items())
+        if len(info.shape) == 2 and info.shape[0] == vocabulary_size and info.dtype in FLOAT_DTYPES
+    ]
+    for name in rows:
+        if name in tied:
+            continue
+        group = [name, *(twin for twin in _twins(template, name) if twin in rows)]
+        representatives = [member for member in group if all(member in source.tensors for source in sources)]
+        if len(group) == 1 or not representatives:
+            continue
+        first = representatives[0]
+        for twin in group:
+            if twin != first and all(
+                twin not in model.tensors or twin in _twins(model, first) for model in models.values()
+            ):
+                tied[twin] = first
+    return tied
