@@ -1,0 +1,173 @@
+"""Recorded inputs and outputs of the reference implementations, one test a case.
+
+    pytest tests/merging/test_vectors.py --vectors DIR
+
+A case is ``<case>.json`` (params, rtol, atol) and ``<case>.safetensors`` (``in/<group>/<tensor>``,
+``out/<group>/<tensor>``). Who runs it is found by the prefix of its name: each file in ``vector_cases/`` says
+which ``PREFIXES`` it runs, and its ``run(case)`` returns the tensors of each group of ``out``. The longest
+prefix wins.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from merging import methods
+from merging.hessians import names as estimator_names
+from safetensors.torch import load_file
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+DEFAULT_VECTORS = ROOT / "../shared/vectors/merging"
+
+# Prefix of a case -> the method or estimator it needs. A case is skipped only where that does not exist.
+NEEDS = {
+    "adamerging": "adamerging",
+    "average": "average",
+    "dare": "dare",
+    "fb_emr": "emr",
+    "fb_iso_c": "iso_c",
+    "fb_iso_cts": "iso_cts",
+    "fb_magmax": "magmax",
+    "fb_tall": "tall_consensus",
+    "fb_tsvm": "tsv_m",
+    "fb_wudi": "wudi",
+    "fisher_empirical": "fisher_empirical",
+    "fisher_exact": "fisher_exact",
+    "fisher_mask_nodes": "fisher_mask_nodes",
+    "fisher_mc": "fisher_mc",
+    "fisher_norm": "fisher",
+    "fisher_plain": "fisher",
+    "ivon": "ivon",
+    "kfac_factors": "kfac",
+    "lora": "lora",
+    "matena": "fisher",
+    "matena_exact": "fisher_exact",
+    "mats_cg": "mats",
+    "mats_diagfisher": "fisher",
+    "mats_regmean": "regmean",
+    "mats_task_vectors": "task_arithmetic",
+    "mats_ties": "ties",
+    "mk_arcee_fusion": "arcee_fusion",
+    "mk_breadcrumbs": "breadcrumbs",
+    "mk_dare": "dare",
+    "mk_della": "della",
+    "mk_e2e_passthrough": "passthrough",
+    "mk_e2e_slerp": "slerp",
+    "mk_e2e_ties": "ties",
+    "mk_karcher": "karcher",
+    "mk_linear": "average",
+    "mk_model_stock": "model_stock",
+    "mk_multislerp": "multislerp",
+    "mk_nearswap": "nearswap",
+    "mk_nuslerp": "nuslerp",
+    "mk_ram": "ram",
+    "mk_sce": "sce",
+    "mk_slerp": "slerp",
+    "mk_task_arithmetic": "task_arithmetic",
+    "mk_ties": "ties",
+    "regmean": "regmean",
+    "surgery": "surgery",
+    "ties": "ties",
+    "ukp_ta": "task_arithmetic",
+    "ukp_ugm": "gradient_matching",
+    "wemoe": "wemoe",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recorded case, as runners see it."""
+
+    name: str
+    params: Mapping[str, Any]
+    rtol: float
+    atol: float
+    groups: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    """Tensors by group (``in/theta0``) and name."""
+
+    @classmethod
+    def read(cls, path: Path) -> Case:
+        record = json.loads(path.read_text())
+        groups: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in load_file(path.with_suffix(".safetensors")).items():
+            side, group, *name = key.split("/")
+            groups.setdefault(f"{side}/{group}", {})["/".join(name)] = tensor
+        return cls(path.stem, record["params"], record["rtol"], record["atol"], groups)
+
+    def numbered(self, group: str) -> dict[str, Mapping[str, Tensor]]:
+        """Groups ``theta1``, ``theta2``, ... by number as text, which serves as the task's name."""
+        start = f"in/{group}"
+        numbers = {key.removeprefix(start) for key in self.groups if key.startswith(start)} - {"0"}
+        return {number: self.groups[start + number] for number in sorted(numbers) if number.isdigit()}
+
+
+def longest_prefix(name: str, table: Mapping[str, Any]) -> Any:
+    """The value of the longest key that the name starts with, or None."""
+    fitting = [prefix for prefix in table if name.startswith(prefix)]
+    return table[max(fitting, key=len)] if fitting else None
+
+
+def load_runners() -> dict[str, ModuleType]:
+    """Every prefix that a file in ``vector_cases/`` runs."""
+    runners = {}
+    for path in sorted((Path(__file__).parent / "vector_cases").glob("[!_]*.py")):
+        spec = importlib.util.spec_from_file_location(f"vector_cases_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        runners.update(dict.fromkeys(module.PREFIXES, module))
+    return runners
+
+
+RUNNERS = load_runners()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "path" not in metafunc.fixturenames:
+        return
+    folder = metafunc.config.getoption("--vectors")
+    if folder is None and DEFAULT_VECTORS.is_dir():
+        folder = DEFAULT_VECTORS
+    paths = sorted(folder.glob("*.json")) if folder is not None else []
+    if folder is not None and not paths:
+        raise pytest.UsageError(f"--vectors: {folder} holds no case (*.json)")
+    skip = pytest.mark.skip(reason="no folder of vectors; pass --vectors DIR")
+    metafunc.parametrize(
+        "path", paths or [pytest.param(None, marks=skip)], ids=[path.stem for path in paths] or ["none"]
+    )
+
+
+def test_agrees_with_the_reference(path: Path) -> None:
+    case = Case.read(path)
+    needed = longest_prefix(case.name, NEEDS)
+    assert needed is not None, f"{case.name}: no line in NEEDS fits; add the method it needs"
+    runner = longest_prefix(case.name, RUNNERS)
+    if needed not in (*methods.names(), *estimator_names()):
+        pytest.skip(f"method {needed!r} does not exist yet")
+    assert runner is not None, f"{needed!r} exists: add a file to vector_cases/ that runs {case.name}"
+    result = runner.run(case)
+    for group, tensors in case.groups.items():
+        if not group.startswith("out/"):
+            continue
+        for name, expected in tensors.items():
+            torch.testing.assert_close(
+                result[group.removeprefix("out/")][name].double(),
+                expected.double(),
+                rtol=case.rtol,
+                atol=case.atol,
+                msg=lambda text, where=f"{group}/{name}": f"{where}: {text}",
+            )
+
+
+@pytest.mark.parametrize("prefix", sorted(RUNNERS))
+def test_runner_is_for_something_that_exists(prefix: str) -> None:
+    assert longest_prefix(prefix, NEEDS) in (*methods.names(), *estimator_names())
