@@ -25,8 +25,10 @@ class DownloadDataJob(Job):
         content_hash: str | None = None,
     ):
         from merging.data.sources import load
+        from merging.errors import OptionError
 
-        load(source)
+        if (load(source).local is None) != (folder is None):
+            raise OptionError(f"{source}: folder is for local/ sources, which need it; got {folder!r}.")
         self.source, self.folder = source, folder
         self.revision, self.content_hash = revision, content_hash
         self.rqmt = {"cpu": 1, "mem": 2, "time": 2}  # mem in GB, time in hours

@@ -15,6 +15,7 @@ class MergeJob(Job):
         base: model folder that all models were fine-tuned from; None for methods that do not look at it.
         models: model folder of each fine-tuned model, by task.
         extras: what else the method asks for, e.g. ``{"hessians": {task: folder}}``.
+        policy: fields of ``merging.policy.Policy``: what is not plainly merged.
     """
 
     def __init__(
@@ -25,11 +26,15 @@ class MergeJob(Job):
         base: tk.Path | None,
         models: Mapping[str, tk.Path],
         extras: Mapping[str, Any],
+        policy: Mapping[str, Any] | None = None,
     ):
         from merging.methods import check_call  # a misspelt option fails here, not hours later
+        from merging.options import parse
+        from merging.policy import Policy
 
         check_call(method, options, extras, tasks=models.keys())
-        self.method, self.options = method, options
+        parse(Policy, policy or {}, owner="policy")
+        self.method, self.options, self.policy = method, options, policy
         self.base, self.models, self.extras = base, models, extras
         self.rqmt = {"cpu": 1, "mem": 4, "time": 1}  # mem in GB, time in hours
         self.out_model = self.output_path("model", directory=True)
@@ -47,6 +52,7 @@ class MergeJob(Job):
             models=self.models,
             extras=self.extras,
             out=self.out_model,
+            policy=self.policy,
         )
 
 

@@ -1,6 +1,5 @@
 """Fine-tuning, or training from scratch."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,6 @@ class TrainJob(Job):
         self.data, self.validation, self.options, self.seed = data, validation, options, seed
         self.rqmt = {"cpu": 1, "mem": 4, "time": 4}  # mem in GB, time in hours
         self.out_model = self.output_path("model", directory=True)
-        self.out_progress = self.output_path("progress.jsonl")
 
     def tasks(self) -> Iterator[Task]:
         yield Task("run", resume="run", rqmt=self.rqmt)
@@ -70,9 +68,8 @@ class TrainJob(Job):
             options=self.options,
             seed=self.seed,
             out=self.out_model,
-            work=".",
+            work="training",
         )
-        shutil.copy("progress.jsonl", self.out_progress)
 
     def info(self) -> str | None:
         from merging import progress
@@ -85,4 +82,4 @@ class TrainJob(Job):
         return progress.fraction(progress.last(self._progress_file()))
 
     def _progress_file(self) -> Path:
-        return Path(self._sis_path(gs.JOB_WORK_DIR)) / "progress.jsonl"
+        return Path(self._sis_path(gs.JOB_WORK_DIR)) / "training" / "progress.jsonl"

@@ -1,0 +1,8 @@
+"""``python -m merging`` and the console script ``merging``."""
+
+import sys
+
+from merging.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

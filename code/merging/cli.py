@@ -1,0 +1,364 @@
+"""``merging``: the library from the command line, without a manager."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from merging import explain, hessians, methods, tasks
+from merging.command_line import (
+    Argument,
+    Command,
+    Parser,
+    as_json,
+    dataset,
+    folder_or_json,
+    parse,
+    write,
+)
+from merging.errors import MergingError, OptionError
+from merging.registry import unknown
+
+_DATASET = "FOLDER:SPLIT"
+
+_OUT = Argument(name="out", help="folder to make", metavar="FOLDER", required=True)
+_TASK_TYPE = Argument(
+    name="task_type", help=f"kind of task: {', '.join(tasks.names())}", metavar="NAME", required=True
+)
+_SEED = Argument(name="seed", help="seed of everything random", metavar="INT", read=as_json, default=0)
+
+
+def _model(text: str) -> Argument:
+    return Argument(name="model", help=text, metavar="FOLDER", required=True)
+
+
+def _data(text: str) -> Argument:
+    return Argument(name="data", help=text, metavar=_DATASET, read=dataset, required=True)
+
+
+def _download(*, source: str | None, model: str | None, out: str, **rest: Any) -> str:
+    from merging.data.download import download_data, download_model
+
+    if (source is None) == (model is None):
+        raise OptionError("merging download: give exactly one of --source (data) and --model.")
+    if source is not None:
+        download_data(source=source, out=out, **rest)
+    else:
+        for name in ("folder", "content_hash"):
+            if rest[name] is not None:
+                raise OptionError(
+                    f"merging download: --{name.replace('_', '-')} is for data, not for a model."
+                )
+        download_model(model=str(model), out=out, revision=rest["revision"])
+    return f"wrote {out}"
+
+
+def _train(*, out: str, work: str | None, **rest: Any) -> str:
+    from merging.training.run import train
+
+    train(out=out, work=work or f"{out.rstrip('/')}.work", **rest)
+    return f"wrote {out}"
+
+
+def _hessian(*, out: str, **rest: Any) -> str:
+    from merging.hessians.estimate import estimate
+
+    estimate(out=out, **rest)
+    return f"wrote {out}"
+
+
+def _merge(
+    *, base: str | None, base_hessian: Any, hessians: Any, models: Mapping[str, str], out: str, **rest: Any
+) -> str:
+    from merging.streaming import merge_checkpoints
+
+    given = {"base_hessian": base_hessian, "hessians": hessians}
+    extras = {name: value for name, value in given.items() if value is not None}
+    merge_checkpoints(base=base, models=models, extras=extras, out=out, **rest)
+    return f"wrote {out}"
+
+
+def _evaluate(*, out: str, **rest: Any) -> str:
+    from merging.evaluation.run import evaluate
+
+    evaluate(out=out, **rest)
+    metrics = json.loads((Path(out) / "metrics.json").read_text(encoding="utf-8"))
+    return "\n".join([*(_metrics_line(task, values) for task, values in metrics.items()), f"wrote {out}"])
+
+
+def _predict(*, out: str, **rest: Any) -> str:
+    from merging.evaluation.run import predict
+
+    predict(out=out, **rest)
+    return f"wrote {out}"
+
+
+def _report(*, rows: Sequence[Mapping[str, Any]], out: str, options: Mapping[str, Any]) -> str:
+    from merging.tables.report import write_report
+
+    write_report(rows=rows, options=options, out=out)
+    return (Path(out) / "table.md").read_text(encoding="utf-8") + f"\nwrote {out}"
+
+
+def _metrics_line(task: str, values: Mapping[str, Any]) -> str:
+    """E.g. "yelp: accuracy 91.2 [90.1, 92.3], 800 examples"."""
+    shown = [
+        f"{metric} {100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+        for metric, value in values.items()
+        if isinstance(value, Mapping)
+    ]
+    return f"{task}: {', '.join(shown)}, {values['num_examples']:,} examples"
+
+
+def _merge_options(known: Mapping[str, Any]) -> type | None:
+    method = known.get("method")
+    options: type | None = methods.load(str(method)).Options if method else None
+    return options
+
+
+def _training_options(known: Mapping[str, Any]) -> type:
+    from merging.training.options import TrainingOptions
+
+    return TrainingOptions
+
+
+def _hessian_options(known: Mapping[str, Any]) -> type:
+    from merging.hessians.options import HessianOptions
+
+    return HessianOptions
+
+
+def _evaluation_options(known: Mapping[str, Any]) -> type:
+    from merging.evaluation.options import EvaluationOptions
+
+    return EvaluationOptions
+
+
+def _table_options(known: Mapping[str, Any]) -> type:
+    from merging.tables.rows import TableOptions
+
+    return TableOptions
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        name="download",
+        help="Fetch a data set or a model, and write down exactly what it was.",
+        arguments=(
+            Argument(name="source", help="a known data set, or local/<path>", metavar="NAME"),
+            Argument(name="folder", help="where local data sets lie", metavar="FOLDER"),
+            Argument(name="content_hash", help="fail unless the data are these", metavar="HASH"),
+            Argument(name="model", help="Hub id of a model", metavar="ID"),
+            Argument(name="revision", help="commit, branch or tag on the Hub", metavar="COMMIT"),
+            _OUT,
+        ),
+        run=_download,
+        epilog="example:\n  merging download --source digits_blur --out data/blur",
+    ),
+    Command(
+        name="train",
+        help="Fine-tune a model, or train a new one; a killed run goes on when started again.",
+        arguments=(
+            _TASK_TYPE,
+            Argument(name="model", help="model folder or Hub id to start from", metavar="FOLDER"),
+            Argument(
+                name="architecture",
+                help='settings of a new model, e.g. {"model_type": "vit"}; instead of --model',
+                metavar="JSON",
+                read=as_json,
+            ),
+            _data("training set; several joined by a comma"),
+            Argument(
+                name="validation",
+                help="set that chooses the best epoch; without it the last epoch is taken",
+                metavar=_DATASET,
+                read=dataset,
+            ),
+            _SEED,
+            _OUT,
+            Argument(name="work", help="checkpoints and progress (default: beside --out)", metavar="FOLDER"),
+        ),
+        run=_train,
+        options=_training_options,
+        epilog="example:\n  merging train --task-type sequence_classification --model roberta-base \\\n"
+        "    --data 'data/yelp:train[:90%]' --validation 'data/yelp:train[90%:]' --out models/yelp",
+    ),
+    Command(
+        name="hessian",
+        help="Estimate the diagonal Hessian of a model; one estimate serves any number of merges.",
+        arguments=(
+            Argument(
+                name="estimator",
+                help=f"one of {', '.join(hessians.names())}",
+                metavar="NAME",
+                default="fisher_mc",
+            ),
+            _TASK_TYPE,
+            _model("model folder"),
+            _data("the model's training set"),
+            _SEED,
+            _OUT,
+        ),
+        run=_hessian,
+        options=_hessian_options,
+        epilog="example:\n  merging hessian --task-type sequence_classification --model models/yelp \\\n"
+        "    --data 'data/yelp:train' --max-examples 500 --out hessians/yelp",
+    ),
+    Command(
+        name="merge",
+        help="Merge fine-tuned models into one. `merging methods` explains the methods.\n"
+        "Options depend on the method: merging merge --method NAME --help",
+        arguments=(
+            Argument(
+                name="method", help=f"one of {', '.join(methods.names())}", metavar="NAME", required=True
+            ),
+            Argument(name="base", help=explain.INPUTS["base"], metavar="FOLDER"),
+            Argument(
+                name="models", help=explain.INPUTS["models"], metavar="FOLDER", by_task=True, required=True
+            ),
+            Argument(
+                name="base_hessian",
+                help=explain.INPUTS["base_hessian"],
+                metavar="FOLDER",
+                read=folder_or_json,
+            ),
+            Argument(
+                name="hessians",
+                help=explain.INPUTS["hessians"],
+                metavar="FOLDER",
+                read=folder_or_json,
+                by_task=True,
+            ),
+            Argument(
+                name="policy",
+                help='what is not plainly merged, e.g. {"exclude": ["classifier.*"]}',
+                metavar="JSON",
+                read=as_json,
+            ),
+            _OUT,
+        ),
+        run=_merge,
+        options=_merge_options,
+        epilog="example:\n  " + explain.example("gradient_matching"),
+    ),
+    Command(
+        name="evaluate",
+        help="Evaluate one model on one or more test sets: metrics with intervals, and every prediction.",
+        arguments=(
+            _TASK_TYPE,
+            _model("model folder"),
+            Argument(
+                name="data",
+                help="test set by task",
+                metavar=_DATASET,
+                read=dataset,
+                by_task=True,
+                required=True,
+            ),
+            _OUT,
+        ),
+        run=_evaluate,
+        options=_evaluation_options,
+        epilog="example:\n  merging evaluate --task-type sequence_classification --model merged \\\n"
+        "    --data yelp=data/yelp:test sst2=data/sst2:validation --out results/merged",
+    ),
+    Command(
+        name="predict",
+        help="Predict a data set, with labels or without: one JSON line for each example.",
+        arguments=(
+            _TASK_TYPE,
+            _model("model folder"),
+            _data("what to predict"),
+            Argument(name="out", help="file to write", metavar="FILE", required=True),
+        ),
+        run=_predict,
+        options=_evaluation_options,
+        epilog="example:\n  merging predict --task-type sequence_classification --model merged \\\n"
+        "    --data data/yelp:test --out predictions.jsonl",
+    ),
+    Command(
+        name="report",
+        help="Make a table of evaluations: Markdown, LaTeX, CSV, and a plot.",
+        arguments=(
+            Argument(
+                name="rows",
+                help='one JSON object for each evaluation: {"label": ..., "kind": '
+                '"base|individual|multitask|merged", "seed": 0, "scaling_factor": 1.0, "evaluation": FOLDER}',
+                metavar="JSON",
+                read=as_json,
+                many=True,
+                required=True,
+            ),
+            _OUT,
+        ),
+        run=_report,
+        options=_table_options,
+        epilog="example:\n  merging report --config table.json --out results/table",
+    ),
+)
+
+_METHODS_HELP = "Explain the merge methods: `merging methods` all of them, `merging methods NAME` one."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 with one line on standard error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words)
+    except MergingError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        write(_help())
+        return 0
+    name, *rest = words
+    if name == "methods":
+        return _methods(rest)
+    commands = {command.name: command for command in COMMANDS}
+    if name not in commands:
+        raise OptionError(f"merging: {unknown('command', name, [*commands, 'methods'])}")
+    command = commands[name]
+    values = parse(command, rest)
+    _check_free(values["out"])
+    write(command.run(**values))
+    return 0
+
+
+def _methods(words: list[str]) -> int:
+    parser = Parser(prog="merging methods", description=_METHODS_HELP)
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"one of {', '.join(methods.names())}")
+    name = parser.parse_args(words).name
+    write(explain.overview() if name is None else explain.method(name))
+    return 0
+
+
+def _check_free(out: str) -> None:
+    path = Path(out)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise OptionError(
+            f"{out} exists, and finished results are not overwritten. Choose another --out, or remove it."
+        )
+
+
+def _help() -> str:
+    width = max(len(command.name) for command in COMMANDS)
+    entries = [(command.name, command.help.split("\n")[0]) for command in COMMANDS]
+    lines = [f"  {name:<{width}}  {text}" for name, text in [*entries, ("methods", _METHODS_HELP)]]
+    return "\n".join(
+        [
+            "usage: merging COMMAND [--flag value ...] [--config FILE]",
+            "",
+            "Model merging without a manager, one step at a time.",
+            "",
+            *lines,
+            "",
+            "merging COMMAND --help explains a command.",
+            "Instead of flags, everything may stand in one JSON file, under the names of the flags.",
+        ]
+    )
