@@ -88,7 +88,14 @@ def check_vocabularies(folders: Mapping[str, Path]) -> None:
             content = path.read_bytes()
             if name not in first:
                 first[name] = (owner, content)
-            elif content != first[name][1] and _shared_differs(name, content, first[name][1]):
+                continue
+            try:
+                differs = content != first[name][1] and _shared_differs(name, content, first[name][1])
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{name} of {owner} or of {first[name][0]} is damaged: {error}. Copy it again."
+                ) from error
+            if differs:
                 raise CheckpointError(
                     f"vocabularies differ: {name} of {owner} numbers tokens differently from "
                     f"{first[name][0]}'s. The rows of their embeddings mean different tokens; merge models "
@@ -102,7 +109,7 @@ def _shared_differs(name: str, content: bytes, other: bytes) -> bool:
     return any(others.get(token, number) != number for token, number in tokens.items())
 
 
-def _vocabulary(name: str, content: bytes) -> dict[str, Any]:
+def _vocabulary(name: str, content: bytes) -> dict[str, int]:
     """Token to number, as far as the file says."""
     text = content.decode()
     if name == "vocab.txt":

@@ -89,7 +89,7 @@ def check_finite(tensor: Tensor, name: str, owner: str, advice: str) -> Tensor:
     Raises:
         CheckpointError: there are some; the text names the tensor and says how many.
     """
-    if math.isfinite(float(tensor.sum(dtype=for_computing(tensor[:0] if tensor.dim() else tensor).dtype))):
+    if math.isfinite(float(tensor.sum())):
         return tensor  # one fast pass; a sum that overflows though all is finite is looked at closely
     wrong = int((~tensor.isfinite()).sum())
     if not wrong:

@@ -29,7 +29,7 @@ from merging.options import parse
 from merging.policy import Policy
 from merging.publishing import published_folder
 from merging.sources import HessianSource, MemoryCheckpoint, Source, check_finite, for_computing
-from merging.tensor_plan import is_head, make_plan
+from merging.tensor_plan import Plan, is_head, make_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,8 +101,9 @@ def merge_tensors(
         label: HessianSource(MemoryCheckpoint(tensors, label=label))
         for label, tensors in call.hessians(extras).items()
     }
-    merge = _Merge(call, checkpoints, hessians)
-    return {name: merge.tensor(name) for name in merge.plan.names}
+    plan = call.plan(checkpoints, hessians)
+    merge = _Merge(call, plan, checkpoints, hessians)
+    return {name: merge.tensor(name) for name in plan.names}
 
 
 def merge_checkpoints(
@@ -139,6 +140,7 @@ def merge_checkpoints(
     """
     call = _Call.check(method, options, base, models, extras, policy)
     folders = {label: Path(folder) for label, folder in call.checkpoints(base, models).items()}
+    _check_output(Path(out), folders)
     checkpoints = {label: open_checkpoint(folder, label=label) for label, folder in folders.items()}
     configs = {label: read_config(folder, label=label) for label, folder in folders.items()}
     stored, scales = _open_hessians(call.hessians(extras))
@@ -146,19 +148,17 @@ def merge_checkpoints(
         label: HessianSource(hessian.checkpoint, scale=scales[label]) for label, hessian in stored.items()
     }
     with _Hashes(checkpoints) as hashes:
-        merge = _Merge(call, checkpoints, hessians, vocabulary_size=vocabulary_size(configs))
-        check_labels(configs, heads=[name for name in merge.plan.merged if is_head(name)])
+        plan = call.plan(checkpoints, hessians, vocabulary_size=vocabulary_size(configs))
+        check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
         check_vocabularies(folders)
         for label, hessian in stored.items():
             _check_model(label, hessian, hashes)
-        template, template_folder = next(iter(checkpoints.values())), next(iter(folders.values()))
+        merge = _Merge(call, plan, checkpoints, hessians)
         with published_folder(out) as folder:
-            write_checkpoint(
-                folder, {name: template.tensors[name] for name in merge.plan.names}, merge.tensor
-            )
-            for file in COPIED_FILES:
-                if (template_folder / file).is_file():
-                    shutil.copyfile(template_folder / file, folder / file)
+            template = next(iter(folders))
+            infos = {name: checkpoints[template].tensors[name] for name in plan.names}
+            write_checkpoint(folder, infos, merge.tensor)
+            _copy_files(folders[template], folder)
             sources: dict[str, Any] = {
                 label: {"folder": str(path), "weights_hash": hashes[label]} for label, path in folders.items()
             }
@@ -222,6 +222,22 @@ class _Call:
             for key in methods.inputs(self.method)
         }
 
+    def plan(
+        self,
+        checkpoints: Mapping[str, Source],
+        hessians: Mapping[str, Source],
+        *,
+        vocabulary_size: int | None = None,
+    ) -> Plan:
+        """Decide what happens to each tensor; arguments as for ``make_plan``."""
+        template = next(iter(checkpoints.values()))
+        models = self.models(checkpoints)
+        return make_plan(template, models, hessians, self.policy, vocabulary_size=vocabulary_size)
+
+    def models(self, checkpoints: Mapping[str, Source]) -> dict[str, Source]:
+        """The models by task, out of base and models by label."""
+        return {task: checkpoints[_label("models", task)] for task in self.tasks}
+
     def _by_label(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
         return {_label(key, task): values[task] for task in self.tasks}
 
@@ -273,31 +289,28 @@ class _Merge:
     def __init__(
         self,
         call: _Call,
+        plan: Plan,
         checkpoints: Mapping[str, Source],
         hessians: Mapping[str, HessianSource],
-        *,
-        vocabulary_size: int | None = None,
     ) -> None:
-        """Plan the merge, and take the whole-model numbers that the method asks for.
+        """Take the whole-model numbers that the method asks for.
 
         Args:
             call: method, options, tasks.
+            plan: what happens to each tensor.
             checkpoints: base and models by label, the template first.
             hessians: by label.
-            vocabulary_size: rows of embeddings, which may be tied.
         """
         self._call = call
+        self._plan = plan
         self._template = next(iter(checkpoints.values()))
-        self._models = {task: checkpoints[_label("models", task)] for task in call.tasks}
+        self._models = call.models(checkpoints)
         self._inputs = call.inputs({**checkpoints, **hessians})
         self._hessian_keys = [key for key in self._inputs if key not in ("base", "models")]
-        self.plan = make_plan(
-            self._template, self._models, hessians, call.policy, vocabulary_size=vocabulary_size
-        )
         self._num_without_curvature = 0
         self._summary: Any = None
         if hasattr(call.module, "summarize"):
-            self._summary = call.module.summarize(map(self._parameter, self.plan.merged), call.options)
+            self._summary = call.module.summarize(map(self._parameter, plan.merged), call.options)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor of the output, in the dtype and shape of the template.
@@ -305,13 +318,13 @@ class _Merge:
         Raises:
             CheckpointError: an input or the result has NaN or infinite values.
         """
-        kept = self.plan.tied.get(name, name)
-        if kept in self.plan.copied:
+        kept = self._plan.tied.get(name, name)
+        if kept in self._plan.copied:
             return self._template.read(kept)
-        if kept in self.plan.buffers:
+        if kept in self._plan.buffers:
             models = _Parameter(kept, {"models": self._models}, self._template)["models"]
             merged = sum(models.values()) / len(models)
-        elif kept in self.plan.heads:
+        elif kept in self._plan.heads:
             merged = self._head(kept)
         else:
             merged = self._merged(kept, count=kept == name)
@@ -323,7 +336,7 @@ class _Merge:
     def record(self) -> dict[str, Any]:
         """What ``merge.json`` says but for the sources; complete once every tensor was given."""
         sizes = {name: info.num_elements for name, info in self._template.tensors.items()}
-        num_merged = sum(sizes[name] for name in self.plan.merged)
+        num_merged = sum(sizes[name] for name in self._plan.merged)
         record: dict[str, Any] = {
             "method": self._call.method,
             "options": dataclasses.asdict(self._call.options),
@@ -331,9 +344,9 @@ class _Merge:
             "tasks": list(self._call.tasks),
             "num_parameters": {
                 kind: sum(sizes[name] for name in names)
-                for kind, names in dataclasses.asdict(self.plan).items()
+                for kind, names in dataclasses.asdict(self._plan).items()
             },
-            "tensors": dataclasses.asdict(self.plan),
+            "tensors": dataclasses.asdict(self._plan),
             "versions": {
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("model-merging", "torch")},
@@ -386,6 +399,21 @@ class _Merge:
             total[rows] += model[rows]
             owners[rows] += 1
         return total / owners.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1))
+
+
+def _check_output(out: Path, folders: Mapping[str, Path]) -> None:
+    """Refuse to replace an input, or anything that no merge has made."""
+    for label, folder in folders.items():
+        if out.resolve() == folder.resolve():
+            raise OptionError(f"out is the folder of {label}: {out}. Choose another folder.")
+    if out.exists() and not (out / RECORD_NAME).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise OptionError(f"out exists and is no merged model: {out}. Choose another folder, or remove it.")
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for name in COPIED_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _open_hessians(values: Mapping[str, Any]) -> tuple[dict[str, StoredHessian], dict[str, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from merging.checkpoints import FLOAT_DTYPES, TensorInfo
@@ -66,7 +66,7 @@ def make_plan(
         CheckpointError: names or shapes differ and the policy does not say what to do.
         OptionError: a pattern that matches nothing.
     """
-    _check_patterns(template, policy)
+    _check_patterns([template, *models.values()], policy)
     tied = _tied(template, models, hessians, vocabulary_size)
     classes: dict[str, list[str]] = {"merged": [], "heads": [], "buffers": [], "copied": []}
     for name, info in sorted(template.tensors.items()):
@@ -147,14 +147,15 @@ def _shape_text(name: str, info: TensorInfo, other: TensorInfo, template: Source
     return text + "They have different architectures; only models of one architecture can be merged."
 
 
-def _check_patterns(template: Source, policy: Policy) -> None:
+def _check_patterns(sources: Sequence[Source], policy: Policy) -> None:
+    names = {name for source in sources for name in source.tensors}
     for option, patterns in (("exclude", policy.exclude), ("heads", policy.heads)):
         for pattern in patterns:
-            if not any(matches(name, (pattern,)) for name in template.tensors):
-                examples = ", ".join(map(repr, sorted(template.tensors)[-3:]))
+            if not any(matches(name, (pattern,)) for name in names):
+                examples = ", ".join(map(repr, sorted(names)[:3]))
                 raise OptionError(
-                    f"policy: {option} has the pattern {pattern!r}, which matches no tensor of "
-                    f"{template.label}. Its names are like {examples}."
+                    f"policy: {option} has the pattern {pattern!r}, which matches no tensor. Names are like "
+                    f"{examples}; patterns match whole names, '*' stands for anything."
                 )
 
 
