@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-_MAX_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
+_MAX_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 27}
 """Elements of per-example gradients that exist at one time: about the cache of a CPU; half a GB of a GPU."""
 
 
@@ -39,13 +39,10 @@ class PerExample(ABC):
 
     def add_squares(self, total: Tensor) -> None:
         """Add the sum over examples of the squared gradient to ``total``, which has the parameter's shape."""
-        size = max(1, _MAX_ELEMENTS.get(total.device.type, 1 << 24) // max(1, total.numel()))
+        size = max(1, _max_elements(total) // max(1, total.numel()))
         for start in range(0, self.num_examples, size):
             gradients = self.gradients(slice(start, start + size)).to(total.dtype)
-            if len(gradients) == 1:
-                total.addcmul_(gradients[0], gradients[0])
-            else:
-                total.add_(gradients.square_().sum(0))
+            total.add_(gradients.square_().sum(0))
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,11 @@ class Outer(PerExample):
         if self.left.dim() == 3 and self.left.shape[1] == 1:
             product = self.left[:, 0].square().T @ self.right[:, 0].square()
             total.add_(product.reshape(self.shape))
+        elif self.left.dim() == 3 and 2 * total.numel() > _max_elements(total):
+            product = total.new_empty(self.left.shape[2], self.right.shape[2])  # stays in the cache
+            for left, right in zip(self.left, self.right, strict=True):
+                torch.mm(left.T, right, out=product)
+                total.addcmul_(product.view_as(total), product.view_as(total))
         else:
             super().add_squares(total)
 
@@ -289,6 +291,10 @@ def _supported(module: nn.Module) -> bool:
     if isinstance(module, nn.Embedding):
         return module.max_norm is None and not module.scale_grad_by_freq
     return True
+
+
+def _max_elements(total: Tensor) -> int:
+    return _MAX_ELEMENTS.get(total.device.type, 1 << 24)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

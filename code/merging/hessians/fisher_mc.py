@@ -3,8 +3,8 @@
     F = mean over examples of E_{y ~ p(y | x)} (d log p(y | x) / d theta)^2
 
 The expectation is a mean over ``num_samples`` draws; the mean over examples does most of the averaging, so
-one draw is usual. Each position of an example is drawn by itself; scores of independent draws have mean zero, so
-that the square of their sum is in expectation the sum of the positions' Fishers.
+one draw is usual. Each position of an example is drawn by itself; scores of independent draws have mean zero,
+so that the square of their sum is in expectation the sum of the positions' Fishers.
 """
 
 from __future__ import annotations
