@@ -7,6 +7,7 @@
     │   └── UnknownNameError              no such method, estimator, task type, source or metric
     ├── DataError                         a missing file, an empty split, a label outside its range
     ├── CheckpointError                   missing shard, truncated file, NaN, shapes or names that differ
+    ├── DivergenceError                   a training whose loss or gradient is no longer a number
     ├── HubError                          a Hub id that could not be fetched
     └── DiskSpaceError                    not enough room for an output
 
@@ -32,6 +33,10 @@ class DataError(MergingError):
 
 class CheckpointError(MergingError):
     """A checkpoint is incomplete, damaged, or does not fit the others."""
+
+
+class DivergenceError(MergingError):
+    """The loss or the gradient of a training is NaN or infinite."""
 
 
 class HubError(MergingError):
