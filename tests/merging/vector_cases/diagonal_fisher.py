@@ -1,0 +1,64 @@
+"""Diagonal Fishers of UKPLab/iclr2024-model-merging, mmatena/model_merging, and a loop from the definition."""
+
+import re
+from functools import partial
+from typing import Any
+
+import torch
+from merging import hessians
+from merging.hessians._per_example import SquaredGradients
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+PREFIXES = ("fisher_mc", "fisher_empirical", "fisher_exact", "matena_exact")
+BATCH_SIZE = 3  # the recordings are of any; ours must not care, nor that the last batch is smaller
+
+
+def run(case: Any) -> dict[str, dict[str, Tensor]]:
+    data = dict(case.groups["in/data"])
+    labels = data.pop("labels", None)
+    if "in/sampled_labels" in case.groups:  # the draws are recorded: then they are given labels
+        (labels,) = case.groups["in/sampled_labels"].values()
+    estimator = hessians.load("fisher_exact" if "exact" in case.params["kind"] else "fisher_empirical")
+
+    model = transformer(case) if "config" in case.params else Perceptron(case)
+    squares = SquaredGradients(
+        model.eval(), lambda model, batch: getattr(out := model(**batch), "logits", out)
+    )
+    for start in range(0, len(next(iter(data.values()))), BATCH_SIZE):
+        rows = slice(start, start + BATCH_SIZE)
+        cotangents = partial(
+            estimator.cotangents,
+            labels=None if labels is None else labels[rows],
+            examples=(),
+            num_samples=1,
+            seed=0,
+        )
+        squares.add({key: value[rows] for key, value in data.items()}, cotangents)
+    return {"fisher": {name: total / squares.num_examples for name, total in squares.sums.items()}}
+
+
+def transformer(case: Any) -> nn.Module:
+    config = AutoConfig.for_model(**case.params["config"])
+    model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+    model.load_state_dict(dict(case.groups["in/theta"]))
+    return model
+
+
+class Perceptron(nn.Module):
+    """``logits = f(x w1 + b1) w2 + b2``, of any depth."""
+
+    def __init__(self, case: Any) -> None:
+        super().__init__()
+        (activation,) = re.findall(r"\b(tanh|relu|sigmoid)\(", case.params["model"])
+        self.activation = getattr(torch, activation)
+        for name, value in case.groups["in/theta"].items():
+            self.register_parameter(name, nn.Parameter(value.clone()))
+        self.depth = sum(name.startswith("w") for name in case.groups["in/theta"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in range(1, self.depth + 1):
+            x = x @ getattr(self, f"w{layer}") + getattr(self, f"b{layer}")
+            if layer < self.depth:
+                x = self.activation(x)
+        return x
