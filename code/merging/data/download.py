@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,30 @@ def download_model(*, model: str, out: str | os.PathLike[str], revision: str | N
             "content_hash": _files_hash(temporary),
         }
         (temporary / "source.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_inputs(file: str | os.PathLike[str], wanted: Sequence[str]) -> datasets.Dataset:
+    """Read a file of a known format into memory, keeping those of the wanted columns that it has.
+
+    Raises:
+        DataError: no such file, a damaged one, or none of these columns in it.
+    """
+    import datasets
+
+    file = Path(os.fspath(file))
+    if not file.is_file():
+        raise DataError(f"no file at {file}. Give a Parquet, CSV, JSON-lines or Arrow file.")
+    with columns.without_bars(), tempfile.TemporaryDirectory(prefix="merging-data-") as cache:
+        rows = _read_file(file, cache)
+        present = [column for column in wanted if column in rows.column_names]
+        if not present:
+            raise DataError(
+                f"{file} has none of the columns {', '.join(wanted)}; it has {', '.join(rows.column_names)}."
+            )
+        return datasets.Dataset.from_dict(
+            {column: rows[column][:] for column in present},
+            features=datasets.Features({column: rows.features[column] for column in present}),
+        )
 
 
 def read_source(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Evaluation: one model on many tasks, with intervals, and every prediction kept."""

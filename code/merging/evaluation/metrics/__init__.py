@@ -1,0 +1,78 @@
+"""Metrics as local modules of the ``evaluate`` library: one folder each, nothing is fetched from the Hub.
+
+``metrics/<name>/<name>.py`` holds an ``evaluate.Metric`` around a plain function ``score``;
+``evaluate.load`` takes the folder, and the functions here take the name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from merging.errors import UnknownNameError
+from merging.registry import Registry, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_REGISTRY = Registry(__name__, __path__, "metric")
+_LEVEL = 0.95
+
+
+def names() -> tuple[str, ...]:
+    """Names of all metrics, sorted."""
+    return _REGISTRY.names()
+
+
+def check(name: str) -> None:
+    """Raise UnknownNameError unless there is such a metric; imports nothing heavy."""
+    if name not in names():
+        raise UnknownNameError(unknown("metric", name, names()))
+
+
+def compute(
+    name: str, predictions: Sequence[int] | np.ndarray, references: Sequence[int] | np.ndarray
+) -> float:
+    """Return a metric through the ``evaluate`` library.
+
+    Args:
+        name: a folder here.
+        predictions: N class indices.
+        references: the N true ones, in the same order.
+    """
+    module = _module(name)
+    with tempfile.TemporaryDirectory(prefix="merging-metric-") as cache:  # evaluate insists on a folder
+        metric = module.Metric(cache_dir=cache, keep_in_memory=True)
+        return float(metric.compute(predictions=predictions, references=references)[name])
+
+
+def interval(
+    name: str, predictions: np.ndarray, references: np.ndarray, *, num_samples: int, seed: int
+) -> tuple[float, float]:
+    """Return the percentile-bootstrap 95 % interval of a metric over examples.
+
+    Args:
+        name: a folder here.
+        predictions: (N,).
+        references: (N,).
+        num_samples: resamplings with replacement.
+        seed: two calls with equal N and seed resample the same examples.
+    """
+    import numpy as np
+
+    score = _module(name).score
+    random = np.random.RandomState(seed)
+    values = np.empty(num_samples)
+    for sample in range(num_samples):
+        chosen = random.randint(len(references), size=len(references))
+        values[sample] = score(predictions[chosen], references[chosen])
+    low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _module(name: str) -> ModuleType:
+    check(name)
+    return importlib.import_module(f"{__name__}.{name}.{name}")

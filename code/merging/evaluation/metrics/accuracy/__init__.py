@@ -1,0 +1,1 @@
+"""The metric ``accuracy``; see ``accuracy.py``."""

@@ -1,0 +1,1 @@
+"""The metric ``f1``; see ``f1.py``."""

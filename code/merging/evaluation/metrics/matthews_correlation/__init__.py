@@ -1,0 +1,1 @@
+"""The metric ``matthews_correlation``; see ``matthews_correlation.py``."""

@@ -1,0 +1,38 @@
+"""Options of an evaluation; checked while the graph is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from merging.errors import OptionError
+from merging.evaluation import metrics
+from merging.options import check_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What is measured, and how sure we are."""
+
+    batch_size: int = 32
+    """Examples in one forward pass; no influence on the result but for rounding."""
+    max_tokens: int | None = None
+    """Texts are cut to so many tokens; images need none."""
+    metrics: tuple[str, ...] | None = None
+    """Folders in ``evaluation/metrics``; None: those of the task type."""
+    bootstrap_samples: int = 1000
+    """Resamplings behind each 95 % interval."""
+    seed: int = 0
+    """Of the resampling."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_tokens", "bootstrap_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} must be at least 1, got {value}.")
+        check_seed(self.seed, owner="evaluation")
+        if self.metrics is not None and not self.metrics:
+            raise OptionError(
+                f"metrics is empty. Known: {', '.join(metrics.names())}; None takes the task type's."
+            )
+        for name in self.metrics or ():
+            metrics.check(name)
