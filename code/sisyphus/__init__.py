@@ -1,0 +1,13 @@
+"""Sisyphus: graphs of cached jobs. ``from sisyphus import *`` is all that a recipe needs."""
+
+from sisyphus import global_settings as gs
+from sisyphus import loader as _loader
+from sisyphus import toolkit as tk
+from sisyphus.job import Job
+from sisyphus.job_path import Path
+from sisyphus.task import Task
+from sisyphus.toolkit import setup_path
+
+__all__ = ["Job", "Path", "Task", "gs", "setup_path", "tk"]
+
+_loader.RecipeFinder.install()

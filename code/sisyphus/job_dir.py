@@ -1,0 +1,300 @@
+"""The folder of a job: the only file that knows what lies inside.
+
+::
+
+    work/<job id>/
+        input/                links to the folders of the jobs that made the inputs
+        output/               what this job makes
+        work/                 where its tasks run
+        engine/               log files of the queueing system
+        job.save              the job, a compressed pickle
+        info                  what it was made from, as text
+        log.TASK.ID           what the task printed
+        usage.TASK.ID         what it used
+        submit_log.TASK       one line for each submission
+        finished.TASK.ID      markers of one task
+        error.TASK.ID
+        finished              marker of the whole job
+        finished.tar.gz       the same, after cleaning
+        hold                  made by a person: do not start
+
+Names and formats are upstream's, so that either engine goes on in the other's folders. Files with content are
+written into a temporary sibling and renamed.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sisyphus import global_settings as gs
+from sisyphus.errors import JobDirError
+
+HOLD = "hold"
+_MAX_NAME = 255
+"""Longest file name, in characters, of usual file systems."""
+
+
+def task_entry(kind: str, task_name: str, task_id: int | None = None) -> str:
+    """Return the name of a task's file: ``KIND.TASK`` or ``KIND.TASK.ID``."""
+    return f"{kind}.{task_name}" if task_id is None else f"{kind}.{task_name}.{task_id}"
+
+
+def input_link_name(job_id: str) -> str:
+    """Return the name of the link to the job that made an input."""
+    name = job_id.replace("/", "_")
+    return name if len(name) <= _MAX_NAME else job_id.rsplit("/", 1)[-1]
+
+
+def write_atomically(path: str, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new one, never half of it."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
+
+
+def link_atomically(target: str, link: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, replacing another link."""
+    try:
+        if os.readlink(link) == target:
+            return
+    except FileNotFoundError:
+        os.symlink(target, link)
+        return
+    directory, name = os.path.split(link)
+    temporary = os.path.join(directory, f".{name[:200]}.{os.getpid()}.tmp")
+    os.symlink(target, temporary)
+    os.replace(temporary, link)
+
+
+class JobDir:
+    """One job folder; ``path`` is relative to the project."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def entry(self, name: str) -> str:
+        """Return the path of something inside."""
+        return f"{self.path}/{name}"
+
+    def exists(self) -> bool:
+        """Whether the folder is there."""
+        return os.path.isdir(self.path)
+
+    def names(self) -> frozenset[str]:
+        """Return the names of everything inside, with one look; empty if the folder is not there."""
+        try:
+            return frozenset(os.listdir(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
+
+    # --- markers ---
+
+    def is_finished(self) -> bool:
+        """Whether the job is finished, cleaned or not."""
+        return os.path.isfile(self.entry(gs.JOB_FINISHED_MARKER)) or os.path.isfile(
+            self.entry(gs.JOB_FINISHED_ARCHIVE)
+        )
+
+    def is_on_hold(self) -> bool:
+        """Whether a person asked not to start the job."""
+        return os.path.exists(self.entry(HOLD))
+
+    def mark_finished(self) -> bool:
+        """Make the marker; returns whether this process was the first to do so."""
+        try:
+            os.close(os.open(self.entry(gs.JOB_FINISHED_MARKER), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            return False
+        except (PermissionError, OSError) as error:
+            logging.info(f"Cannot write the finished marker of {self.path}: {error}")
+        return True
+
+    def mark_task(self, kind: str, task_name: str, task_id: int) -> None:
+        """Make the marker ``finished`` or ``error`` of one id of a task."""
+        with open(self.entry(task_entry(kind, task_name, task_id)), "ab"):
+            pass
+
+    def reset_error(self, task_name: str, task_id: int, max_resets: int) -> bool:
+        """Put a failed try aside, so that the task runs again; False if it had its tries.
+
+        The log becomes ``log.TASK.ID.error.01`` (02, ...) and the error marker goes.
+        """
+        log = self.entry(task_entry(gs.JOB_LOG, task_name, task_id))
+        for number in range(1, max_resets + 1):
+            aside = f"{log}.error.{number:02d}"
+            if os.path.lexists(aside):
+                continue
+            if os.path.lexists(log):
+                os.rename(log, aside)
+            else:  # the worker could not even open its log
+                write_atomically(aside, b"")
+            os.unlink(self.entry(task_entry("error", task_name, task_id)))
+            return True
+        return False
+
+    def silence_s(self, task_name: str, task_id: int, now: float) -> float:
+        """Return the seconds since the task last wrote its log or usage file; infinity if there is neither."""
+        newest = float("-inf")
+        for kind in (gs.JOB_LOG, gs.PLOGGING_FILE):
+            try:
+                newest = max(newest, os.stat(self.entry(task_entry(kind, task_name, task_id))).st_mtime)
+            except FileNotFoundError:
+                continue
+        return now - newest
+
+    # --- submissions ---
+
+    def submissions(self, task_name: str) -> list[tuple[list[int], dict[str, Any]]]:
+        """Return what was submitted: ids and requirements, oldest first; damaged lines are left out."""
+        try:
+            with open(self.entry(task_entry(gs.ENGINE_SUBMIT, task_name)), encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except FileNotFoundError:
+            return []
+        history = []
+        for line in filter(None, lines):
+            try:
+                ids, rqmt = ast.literal_eval(line)
+            except (ValueError, SyntaxError, TypeError):
+                logging.warning(f"Damaged line in the submit log of {self.path}, left out: {line!r}")
+                continue
+            history.append((list(ids), dict(rqmt)))
+        return history
+
+    def append_submission(self, task_name: str, task_ids: Iterable[int], rqmt: Mapping[str, Any]) -> None:
+        """Note a submission."""
+        with open(self.entry(task_entry(gs.ENGINE_SUBMIT, task_name)), "a", encoding="utf-8") as file:
+            file.write(f"{(list(task_ids), dict(rqmt))!r}\n")
+
+    # --- setting up ---
+
+    def make(self, output_dirs: Iterable[str]) -> None:
+        """Make the folder with all its sub-folders; what is there is kept.
+
+        Args:
+            output_dirs: outputs that are directories, relative to ``output/``.
+        """
+        if os.path.islink(self.path) and not os.path.exists(self.path):
+            logging.warning(f"Removed a link that led nowhere: {self.path} -> {os.readlink(self.path)}")
+            os.unlink(self.path)
+        try:
+            for name in (gs.JOB_INPUT, gs.JOB_OUTPUT, gs.JOB_WORK_DIR, gs.JOB_LOG_ENGINE):
+                os.makedirs(self.entry(name), exist_ok=True)
+            for name in output_dirs:
+                os.makedirs(os.path.join(self.entry(gs.JOB_OUTPUT), name), exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise JobDirError(
+                f"cannot make the job folder {self.path}: {error.filename} is in the way and is no directory. "
+                "Move it aside."
+            ) from error
+
+    def link_inputs(self, creators: Mapping[str, str]) -> None:
+        """Link the folders of the jobs that made the inputs.
+
+        Args:
+            creators: job id to job folder.
+        """
+        for job_id, folder in creators.items():
+            link = self.entry(f"{gs.JOB_INPUT}/{input_link_name(job_id)}")
+            link_atomically(os.path.join(gs.BASE_DIR, folder), link)
+
+    def write_info(self, lines: Iterable[str]) -> None:
+        """Write the text that says what the job was made from."""
+        write_atomically(self.entry(gs.JOB_INFO), "".join(f"{line}\n" for line in lines).encode("utf-8"))
+
+    def write_save(self, job: object) -> None:
+        """Pickle the job."""
+        import gzip
+        import pickle
+
+        content = gzip.compress(pickle.dumps(job), compresslevel=1)
+        write_atomically(self.entry(gs.JOB_SAVE), content)
+
+    # --- removing ---
+
+    def move_aside(self) -> str:
+        """Rename the folder to ``<folder>.cleared.0001`` (0002, ...); returns the new path."""
+        number = 1
+        while os.path.lexists(f"{self.path}.cleared.{number:04d}"):
+            number += 1
+        aside = f"{self.path}.cleared.{number:04d}"
+        os.rename(self.path, aside)
+        return aside
+
+    def delete(self) -> None:
+        """Remove the folder; of a linked one only the link."""
+        import shutil
+
+        if os.path.islink(self.path):
+            os.unlink(self.path)
+        else:
+            shutil.rmtree(self.path)
+
+    def archive(self, *, keep_work: bool, keep_input: bool) -> None:
+        """Remove ``work/`` and pack all but outputs and info into one archive, which then marks the job finished."""
+        import shutil
+        import tarfile
+
+        if not keep_work:
+            shutil.rmtree(self.entry(gs.JOB_WORK_DIR), ignore_errors=False)
+        kept = {gs.JOB_OUTPUT, gs.JOB_INFO, gs.JOB_WORK_DIR, gs.JOB_FINISHED_ARCHIVE}
+        if keep_input:
+            kept.add(gs.JOB_INPUT)
+        packed = sorted(name for name in self.names() if name not in kept)
+        temporary = self.entry(f".{gs.JOB_FINISHED_ARCHIVE}.{os.getpid()}.tmp")
+        with tarfile.open(temporary, "w:gz") as archive:
+            for name in packed:
+                archive.add(self.entry(name), arcname=name)
+        os.replace(temporary, self.entry(gs.JOB_FINISHED_ARCHIVE))
+        for name in packed:
+            path = self.entry(name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+
+
+def read_save(path: str) -> Any:
+    """Load a job from its folder, from a ``job.save`` file, or from the archive that cleaning leaves.
+
+    Raises:
+        JobDirError: if there is none, or if it is damaged.
+    """
+    import gzip
+    import pickle
+
+    try:
+        content = _save_content(path)
+        return pickle.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+    except FileNotFoundError as error:
+        raise JobDirError(
+            f"no job is saved in {path}: neither {gs.JOB_SAVE} nor {gs.JOB_FINISHED_ARCHIVE}"
+        ) from error
+    except (pickle.UnpicklingError, EOFError, gzip.BadGzipFile) as error:
+        raise JobDirError(f"the job saved in {path} is damaged: {error}") from error
+
+
+def _save_content(path: str) -> bytes:
+    import tarfile
+
+    if os.path.isdir(path):
+        save = os.path.join(path, gs.JOB_SAVE)
+        path = save if os.path.isfile(save) else os.path.join(path, gs.JOB_FINISHED_ARCHIVE)
+    if os.path.basename(path) != gs.JOB_FINISHED_ARCHIVE:
+        with open(path, "rb") as file:
+            return file.read()
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if os.path.normpath(member.name) == gs.JOB_SAVE:
+                content = archive.extractfile(member)
+                if content is not None:
+                    return content.read()
+    raise FileNotFoundError(path)

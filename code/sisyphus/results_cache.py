@@ -1,0 +1,62 @@
+"""What is known to be finished, kept between runs of the manager (off by default).
+
+A pickled dict: ``("job", path)`` and ``("available", relative path)`` to True, ``("value", relative path)`` to a
+small value.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from sisyphus import global_settings as gs
+
+
+class FinishedResultsCache:
+    """A dict that can be written to a file; nothing is remembered while the setting is off."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Any] = {}
+        self._changed = False
+
+    def get(self, kind: str, path: str) -> Any:
+        """Return what is remembered, or None."""
+        return self._known.get((kind, path)) if gs.CACHE_FINISHED_RESULTS else None
+
+    def has(self, kind: str, path: str) -> bool:
+        """Whether something is remembered."""
+        return gs.CACHE_FINISHED_RESULTS and (kind, path) in self._known
+
+    def remember(self, kind: str, path: str, value: Any = True) -> None:
+        """Remember a value, if the setting is on."""
+        if gs.CACHE_FINISHED_RESULTS and (kind, path) not in self._known:
+            self._known[kind, path] = value
+            self._changed = True
+
+    def read_from_file(self) -> None:
+        """Take over what an earlier process knew; a damaged file is ignored with a warning."""
+        import pickle
+
+        try:
+            with open(gs.CACHE_FINISHED_RESULTS_PATH, "rb") as file:
+                self._known.update(pickle.load(file))
+        except FileNotFoundError:
+            return
+        except (pickle.UnpicklingError, EOFError, TypeError, ValueError) as error:
+            logging.warning(f"Cache of finished results is damaged, ignored: {error}")
+
+    def write_to_file(self) -> None:
+        """Write everything known, in one step, if something is new."""
+        import pickle
+
+        if not (gs.CACHE_FINISHED_RESULTS and self._changed):
+            return
+        temporary = f"{gs.CACHE_FINISHED_RESULTS_PATH}.{os.getpid()}"
+        with open(temporary, "wb") as file:
+            pickle.dump(self._known, file)
+        os.replace(temporary, gs.CACHE_FINISHED_RESULTS_PATH)
+        self._changed = False
+
+
+finished_results_cache = FinishedResultsCache()
