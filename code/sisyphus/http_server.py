@@ -28,7 +28,8 @@ def object_to_html(obj: Any) -> str:
         return _link(obj)
     if isinstance(obj, dict):
         rows = (
-            f"<tr><td>{object_to_html(key)}</td><td>{object_to_html(value)}</td></tr>" for key, value in obj.items()
+            f"<tr><td>{object_to_html(key)}</td><td>{object_to_html(value)}</td></tr>"
+            for key, value in obj.items()
         )
         return f"<table>{''.join(rows)}</table>"
     if isinstance(obj, list | tuple | set | frozenset):

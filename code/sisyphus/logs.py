@@ -21,7 +21,7 @@ class LevelFormatter(logging.Formatter):
         super().__init__("[%(asctime)s] %(levelname)s: %(message)s")
         self.coloured = coloured
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - name of the standard library
+    def formatMessage(self, record: logging.LogRecord) -> str:
         """The line without a traceback."""
         if self.coloured:
             colour = next(code for level, code in _COLOURS if record.levelno >= level)

@@ -27,7 +27,13 @@ class AbsentEngine(EngineBase):
         )
 
     def submit_call(
-        self, call: list[str], logpath: str, rqmt: Requirements, name: str, task_name: str, task_ids: list[int]
+        self,
+        call: list[str],
+        logpath: str,
+        rqmt: Requirements,
+        name: str,
+        task_name: str,
+        task_ids: list[int],
     ) -> tuple[str, Any]:
         """Refuse as :meth:`start_engine` does."""
         self.start_engine()

@@ -9,10 +9,7 @@ one that has to ask a scheduler gives the seconds between two looks as ``poll_in
 
 from __future__ import annotations
 
-import ast
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
@@ -42,7 +39,13 @@ class EngineBase:
     # What the scheduler answers: to be defined by engines
 
     def submit_call(
-        self, call: list[str], logpath: str, rqmt: Requirements, name: str, task_name: str, task_ids: list[int]
+        self,
+        call: list[str],
+        logpath: str,
+        rqmt: Requirements,
+        name: str,
+        task_name: str,
+        task_ids: list[int],
     ) -> tuple[str, Any]:
         """Start ``call`` once for each task id, some time soon.
 
@@ -118,7 +121,9 @@ class EngineBase:
 
     def cancel(self, task: Task) -> None:
         """Stop everything of this task that is queued or running."""
-        raise EngineError(f"{type(self).__name__} cannot cancel tasks: stop {self.queue_name(task)!r} by hand.")
+        raise EngineError(
+            f"{type(self).__name__} cannot cancel tasks: stop {self.queue_name(task)!r} by hand."
+        )
 
     @property
     def poll_interval_s(self) -> float | None:
@@ -141,7 +146,7 @@ class EngineBase:
     @staticmethod
     def queue_name(task: Task) -> str:
         """Name of a task for queues: job id and task, without slashes."""
-        return f"{task._job._sis_id()}.{task.name()}".replace("/", ".")
+        return f"{task.job._sis_id()}.{task.name()}".replace("/", ".")
 
     def get_rqmt(self, task: Task, task_id: int, update: bool = True) -> Requirements:
         """Requirements of one task id: what it asked for, or what it got last.
@@ -160,8 +165,8 @@ class EngineBase:
             return _limited(asked, task)
         last = history[-1]
         rqmt = {key: _last_value(key, value, history) for key, value in asked.items()}
-        if update:
-            used = usage.read(task.path(gs.PLOGGING_FILE, task_id)) or {}
+        if update and task.started(task_id):
+            used = task.get_last_usage(task_id)
             used.update(self.get_task_termination_info(task, task_id, last))
             used.setdefault("requested_resources", rqmt)
             rqmt = normalize(task._update_rqmt(dict(rqmt), used))
@@ -170,7 +175,7 @@ class EngineBase:
     def get_submit_history(self, task: Task) -> dict[int, list[SubmitInfo]]:
         """All submissions of a task, oldest first, by task id."""
         history: dict[int, list[SubmitInfo]] = {}
-        for ids, info in read_submit_log(task.path(gs.ENGINE_SUBMIT)):
+        for ids, info in task.job._sis_dir.submissions(task.name()):
             for task_id in ids:
                 history.setdefault(task_id, []).append(info)
         return history
@@ -186,7 +191,7 @@ class EngineBase:
         """
         submitted = 0
         call = task.get_worker_call()
-        logpath = task._job._sis_path(gs.JOB_LOG_ENGINE)
+        logpath = task.job._sis_path(gs.JOB_LOG_ENGINE)
         for ids, rqmt in self._runnable_groups(task):
             try:
                 engine_name, info = self.submit_call(
@@ -198,9 +203,9 @@ class EngineBase:
                 **rqmt,
                 "engine_info": info,
                 "engine_name": engine_name,
-                "completed_fraction": task._job.completed_fraction(),
+                "completed_fraction": task.job.completed_fraction(),
             }
-            append_submit_log(task.path(gs.ENGINE_SUBMIT), ids, entry)
+            task.job._sis_dir.append_submission(task.name(), ids, entry)
             submitted += len(ids)
         return submitted
 
@@ -293,7 +298,13 @@ class EngineSelector(EngineBase):
             engine.reset_cache()
 
     def submit_call(
-        self, call: list[str], logpath: str, rqmt: Requirements, name: str, task_name: str, task_ids: list[int]
+        self,
+        call: list[str],
+        logpath: str,
+        rqmt: Requirements,
+        name: str,
+        task_name: str,
+        task_ids: list[int],
     ) -> tuple[str, Any]:
         """Pass the call on, with ``--engine NAME`` so that the worker knows where it runs."""
         engine_name = self._name(rqmt)
@@ -341,28 +352,6 @@ def normalize(rqmt: Mapping[str, Any]) -> Requirements:
     if "time" in normal:
         normal["time"] = str_to_hours(normal["time"])
     return normal
-
-
-def read_submit_log(path: str | os.PathLike[str]) -> list[tuple[list[int], SubmitInfo]]:
-    """The lines of a submit log, oldest first; a half-written last line is left out."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    entries = []
-    for line in lines:
-        try:
-            ids, info = ast.literal_eval(line)
-        except (SyntaxError, ValueError):
-            continue
-        entries.append((list(ids), dict(info)))
-    return entries
-
-
-def append_submit_log(path: str | os.PathLike[str], ids: Sequence[int], info: SubmitInfo) -> None:
-    """Add one submission to a submit log."""
-    with Path(path).open("a", encoding="utf-8") as log:
-        log.write(f"{(list(ids), dict(info))!r}\n")
 
 
 def _last_value(key: str, value: Any, history: Sequence[SubmitInfo]) -> Any:

@@ -20,6 +20,7 @@ import sisyphus.global_settings as gs
 from sisyphus import usage
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.errors import EngineError, RefusedError
+from sisyphus.job_dir import task_entry
 
 if TYPE_CHECKING:
     from sisyphus.task import Task
@@ -36,6 +37,7 @@ class _Entry:
     rqmt: Requirements
     call: list[str] = field(default_factory=list)
     log: str = ""
+    finished_marker: str = ""
     pid: int | None = None
     devices: list[str] = field(default_factory=list)
 
@@ -98,7 +100,13 @@ class LocalEngine(EngineBase):
         return 1 if task_id is None else task_id
 
     def submit_call(
-        self, call: list[str], logpath: str, rqmt: Requirements, name: str, task_name: str, task_ids: list[int]
+        self,
+        call: list[str],
+        logpath: str,
+        rqmt: Requirements,
+        name: str,
+        task_name: str,
+        task_ids: list[int],
     ) -> tuple[str, Any]:
         """Queue the tasks, and start those that fit.
 
@@ -113,9 +121,10 @@ class LocalEngine(EngineBase):
                 self._refused.update({(name, task_id): str(error) for task_id in task_ids})
                 raise
             for task_id in task_ids:
-                log = os.path.join(job_dir, f"{gs.JOB_LOG}.{task_name}.{task_id}")
+                log = os.path.join(job_dir, task_entry(gs.JOB_LOG, task_name, task_id))
                 self._refused.pop((name, task_id), None)
-                self._queue.append(_Entry((name, task_id), rqmt, [*call, str(task_id)], log))
+                marker = os.path.join(job_dir, task_entry(gs.JOB_FINISHED_MARKER, task_name, task_id))
+                self._queue.append(_Entry((name, task_id), rqmt, [*call, str(task_id)], log, marker))
             self._start_fitting()
         self.notify()
         return "local", (name, list(task_ids))
@@ -144,9 +153,13 @@ class LocalEngine(EngineBase):
                 for entry in running:
                     if entry.key in self._running:
                         _signal(entry, signal_number)
-                if self._changed.wait_for(lambda: not any(e.key in self._running for e in running), patience_s):
+                if self._changed.wait_for(
+                    lambda: not any(e.key in self._running for e in running), patience_s
+                ):
                     return
-        raise EngineError(f"{name} does not end: stop the processes {[entry.pid for entry in running]} by hand.")
+        raise EngineError(
+            f"{name} does not end: stop the processes {[entry.pid for entry in running]} by hand."
+        )
 
     def _check(self, rqmt: Requirements, name: str) -> None:
         if rqmt.get("multi_node_slots", 1) > 1:
@@ -168,14 +181,14 @@ class LocalEngine(EngineBase):
     def _adopt(self, task: Task, task_id: int, key: _Key) -> bool:
         """Count a process that this engine did not start; False if there is none."""
         used = usage.read(task.path(gs.PLOGGING_FILE, task_id))
-        job_dir = task._job._sis_path()
+        job_dir = task.job._sis_path()
         if used is None or not usage.is_alive(used, job_dir=job_dir, task_name=task.name()):
             return False
         pid: int = used["pid"]
         devices = [name for name in str(used.get("cuda_visible_devices") or "").split(",") if name]
         taken = [name for name in devices if name in self._free_devices]
         entry = _Entry(key, dict(used.get("requested_resources") or {}), pid=pid, devices=taken)
-        logging.info("Found running: %s %s (process %d)", task._job, task.name(), pid)
+        logging.info("Found running: %s %s (process %d)", task.job, task.name(), pid)
         self._take(entry)
         self._watch(entry, _wait_for_stranger, pid)
         return True
@@ -192,6 +205,8 @@ class LocalEngine(EngineBase):
         return all(entry.rqmt.get(resource, 0) <= free for resource, free in self._free.items())
 
     def _start(self, entry: _Entry) -> None:
+        if Path(entry.finished_marker).exists():  # another manager was faster
+            return
         entry.devices = self._free_devices[: int(entry.rqmt.get("gpu", 0))]
         environment = dict(os.environ)
         if self._total["gpu"]:  # without GPUs to share out, what tasks see is not our business

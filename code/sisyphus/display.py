@@ -1,0 +1,135 @@
+"""Shows a person what the manager does: a live view on a terminal, plain log lines anywhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import sisyphus.global_settings as gs
+from sisyphus import overview
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from sisyphus.job import Job
+
+
+class Display(Protocol):
+    """What the manager tells."""
+
+    def show(self, states: overview.States, num_finished: int) -> None:
+        """The states after a pass."""
+
+    def started(self, job: Job) -> None:
+        """A job runs now."""
+
+    def finished(self, job: Job, seconds: float) -> None:
+        """A job finished; its tasks ran for ``seconds``."""
+
+    def failed(self, job: Job, state: str, why: Iterable[overview.Line]) -> None:
+        """A job needs a person."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class PlainDisplay:
+    """One line when a job starts, finishes or fails."""
+
+    def show(self, states: overview.States, num_finished: int) -> None:
+        """Nothing: each change had its own line."""
+
+    def started(self, job: Job) -> None:
+        """One line."""
+        logging.info("Started  %s", overview.describe(job))
+
+    def finished(self, job: Job, seconds: float) -> None:
+        """One line, with the time it took."""
+        logging.info("Finished %s in %s", overview.describe(job), overview.duration(seconds))
+
+    def failed(self, job: Job, state: str, why: Iterable[overview.Line]) -> None:
+        """One line, the place in the config, the end of the log."""
+        logging.error("%s: %s", state, overview.describe(job))
+        for line in why:
+            logging.log(line.level, "%s", line.text)
+
+    def close(self) -> None:
+        """Nothing to put away."""
+
+
+class LiveDisplay(PlainDisplay):
+    """The same lines, and below them counts and what runs now, kept up to date."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._states: overview.States = {}
+        self._num_finished = 0
+        self._running_since: dict[Job, float] = {}
+        self._began = time.monotonic()
+        self._live = Live(
+            get_renderable=self._render, console=Console(stderr=True), refresh_per_second=2, transient=True
+        )
+        self._live.start()
+        self._streams = [
+            (handler, handler.setStream(sys.stderr))  # now rich's, which writes above the live part
+            for handler in logging.getLogger().handlers
+            if isinstance(handler, logging.StreamHandler)
+        ]
+
+    def show(self, states: overview.States, num_finished: int) -> None:
+        """Take over the states."""
+        now = time.monotonic()
+        running = sorted(states.get(gs.STATE_RUNNING, ()))
+        self._running_since = {job: self._running_since.get(job, now) for job in running}
+        self._states, self._num_finished = states, num_finished
+
+    def close(self) -> None:
+        """Take the live part away."""
+        self._live.stop()
+        for handler, stream in self._streams:
+            if stream is not None:
+                handler.setStream(stream)
+        self._streams = []
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        unfinished = {state: jobs for state, jobs in self._states.items() if state != gs.STATE_FINISHED}
+        counts = overview.counts_text(unfinished)
+        elapsed = overview.duration(time.monotonic() - self._began)
+        heading = Text(f"finished({self._num_finished}) {counts}   {elapsed}", style="bold")
+        return Group(self._running_table(), heading)
+
+    def _running_table(self) -> Table:
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        for job, since in list(self._running_since.items()):
+            elapsed = overview.duration(time.monotonic() - since)
+            table.add_row(_short_name(job), _bar(job), elapsed, overview.info_text(job))
+        return table
+
+
+def _short_name(job: Any) -> str:
+    """Alias or id of a job: what fits into a column."""
+    return str(job.get_vis_name() or job.get_one_alias() or job._sis_id())
+
+
+def _bar(job: Job) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+
+    fraction = overview.fraction_done(job)
+    if fraction is None:
+        return ""
+    return ProgressBar(total=1.0, completed=fraction, width=20)
+
+
+def make_display() -> Display:
+    """The display that fits to where stderr goes."""
+    return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()

@@ -1,0 +1,114 @@
+"""Measures what a running task uses, and keeps the usage file up to date."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import sisyphus.global_settings as gs
+from sisyphus import usage
+from sisyphus.engines.base import EngineBase, Requirements
+
+
+class UsageMonitor:
+    """Writes the usage file of the current process: at its start, from time to time, and at its end.
+
+    Args:
+        path: the usage file.
+        engine: measures the process and its children.
+        requested: requirements that the task was granted.
+    """
+
+    def __init__(self, path: str, engine: EngineBase, requested: Requirements) -> None:
+        self._path = path
+        self._engine = engine
+        self._began = time.monotonic()
+        self._began_cpu_s = _cpu_seconds()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="usage monitor", daemon=True)
+        nothing = {"cpu": 0.0, "rss": 0.0, "vms": 0.0}
+        self._usage: dict[str, Any] = {
+            "max": dict(nothing),
+            "current": dict(nothing),
+            "user": os.environ.get("USER") or str(os.getuid()),
+            "used_time": 0.0,
+            "current_time": "",
+            "out_of_memory": False,
+            "requested_resources": dict(requested),
+            "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            **usage.identify(os.getpid()),
+        }
+
+    def start(self) -> None:
+        """Write the file for the first time, and begin to measure."""
+        self._write()
+        self._thread.start()
+
+    def stop(self, *, out_of_memory: bool = False) -> None:
+        """Write the final numbers.
+
+        Args:
+            out_of_memory: the task was killed because it used too much memory.
+        """
+        self._stopped.set()
+        self._thread.join()
+        self._usage["out_of_memory"] = out_of_memory
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        peak = {"rss": _peak_rss_gb(), "cpu": 100 * (_cpu_seconds() - self._began_cpu_s) / seconds}
+        self._note({**self._usage["current"], **peak})
+        self._write()
+
+    def _watch(self) -> None:
+        written = logged = time.monotonic()
+        logged_rss = 0.0
+        while not self._stopped.wait(gs.PLOGGING_INTERVAL):
+            import psutil  # after the first interval: short tasks never pay for the import
+
+            now = self._engine.get_job_used_resources(psutil.Process())
+            self._note(now)
+            changed = abs(now["rss"] - logged_rss) > gs.PLOGGING_MIN_CHANGE * max(logged_rss, 1e-9)
+            if changed and not gs.PLOGGING_QUIET and time.monotonic() - logged >= gs.PLOGGING_INTERVAL:
+                logging.info("Uses %.2f GB rss, %.2f GB vms, %.0f %% cpu", now["rss"], now["vms"], now["cpu"])
+                logged, logged_rss = time.monotonic(), now["rss"]
+            if time.monotonic() - written >= gs.PLOGGING_UPDATE_FILE_PERIOD:
+                self._write()
+                written = time.monotonic()
+
+    def _note(self, now: dict[str, float]) -> None:
+        self._usage["current"] = now
+        for key, value in now.items():
+            self._usage["max"][key] = max(self._usage["max"].get(key, 0.0), value)
+
+    def _write(self) -> None:
+        self._usage["used_time"] = (time.monotonic() - self._began) / 3600
+        self._usage["current_time"] = time.strftime("%Y-%m-%d %H:%M:%S")
+        usage.write(self._path, self._usage)
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _peak_rss_gb() -> float:
+    """Largest memory of this process or of one of its ended children, in GB.
+
+    ``ru_maxrss`` of a process counts what its parent had when it was forked, so the kernel's high-water mark is read where
+    there is one.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    status = Path("/proc/self/status")
+    if status.exists():
+        marks = [
+            line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")
+        ]
+        own = int(marks[0].split()[1]) * 1024 if marks else own
+    return max(own, children) / usage.GB

@@ -1,0 +1,197 @@
+"""What a person sees of a graph: counts, lines for jobs, excerpts of logs. Reads, and changes nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sisyphus.global_settings as gs
+from sisyphus import usage
+
+if TYPE_CHECKING:
+    from sisyphus.engines.base import EngineBase
+    from sisyphus.job import Job
+
+States = Mapping[str, Collection[Any]]
+"""Jobs by state; under ``input_path`` and ``input_missing`` absolute paths."""
+
+ORDER = (
+    gs.STATE_INPUT_PATH,
+    gs.STATE_FINISHED,
+    gs.STATE_WAITING,
+    gs.STATE_QUEUE,
+    gs.STATE_RUNNING,
+    gs.STATE_RUNNABLE,
+    gs.STATE_HOLD,
+    gs.STATE_INTERRUPTED_RESUMABLE,
+    gs.STATE_INTERRUPTED_NOT_RESUMABLE,
+    gs.STATE_UNKNOWN,
+    gs.STATE_QUEUE_ERROR,
+    gs.STATE_RETRY_ERROR,
+    gs.STATE_ERROR,
+    gs.STATE_INPUT_MISSING,
+)
+"""Worst states last, where the eye falls."""
+
+FAILED = (
+    gs.STATE_INPUT_MISSING,
+    gs.STATE_ERROR,
+    gs.STATE_RETRY_ERROR,
+    gs.STATE_QUEUE_ERROR,
+    gs.STATE_INTERRUPTED_NOT_RESUMABLE,
+)
+"""States that do not go away by waiting."""
+
+_ONLY_VERBOSE = (gs.STATE_INPUT_PATH, gs.STATE_FINISHED, gs.STATE_WAITING)
+_WARNINGS = (gs.STATE_INTERRUPTED_RESUMABLE, gs.STATE_UNKNOWN)
+_TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the overview."""
+
+    level: int
+    text: str
+
+
+def counts(states: States) -> dict[str, int]:
+    """Number of jobs in each state that has any, alphabetical, without input paths."""
+    return {
+        state: len(states[state])
+        for state in sorted(states)
+        if states[state] and state != gs.STATE_INPUT_PATH
+    }
+
+
+def counts_text(states: States) -> str:
+    """Counts as ``error(1) running(2) waiting(3)``."""
+    return " ".join(f"{state}({number})" for state, number in counts(states).items())
+
+
+def level_of(state: str) -> int:
+    """How urgent a state is, as a level of logging."""
+    if state in FAILED:
+        return logging.ERROR
+    return logging.WARNING if state in _WARNINGS else logging.INFO
+
+
+def lines(states: States, engine: EngineBase, *, verbose: bool = False) -> Iterator[Line]:
+    """The overview: where we are, one line for each unfinished job, the counts.
+
+    Args:
+        states: jobs by state.
+        engine: asked for the tasks of failed jobs.
+        verbose: also waiting and finished jobs, and all targets of a job.
+    """
+    yield Line(logging.INFO, f"Experiment directory: {Path.cwd()}      Call: {' '.join(sys.argv)}")
+    for state in ORDER:
+        if (state in _ONLY_VERBOSE and not verbose) or (state == gs.STATE_HOLD and not gs.PRINT_HOLD):
+            continue
+        for item in sorted(states.get(state, ()), key=str):
+            yield Line(level_of(state), f"{state}: {describe(item, state=state, verbose=verbose)}")
+            if state in FAILED and gs.PRINT_ERROR and not isinstance(item, str):
+                yield from failure(item, engine)
+    yield Line(logging.INFO, counts_text(states))
+
+
+def describe(item: Any, *, state: str = "", verbose: bool = False) -> str:
+    """A job with its targets, display name and progress; a path as it is."""
+    if isinstance(item, str):
+        return item
+    parts = [str(item)]
+    targets = sorted(item._sis_needed_for_which_targets or ())
+    shown = len(targets) if verbose or gs.SHOW_JOB_TARGETS is True else int(gs.SHOW_JOB_TARGETS)
+    parts += [f"<target: {name}>" for name in targets[:shown]]
+    if gs.SHOW_VIS_NAME_IN_MANAGER and item.get_vis_name() is not None:
+        parts.append(f"[{item.get_vis_name()}]")
+    if state == gs.STATE_RUNNING and (progress := progress_text(item)):
+        parts.append(f"{{{progress}}}")
+    return " ".join(parts)
+
+
+def progress_text(job: Job) -> str:
+    """What the job says of itself while it runs: fraction done and info, as far as it tells."""
+    fraction = fraction_done(job)
+    parts = ["" if fraction is None else f"{fraction:.0%}", info_text(job)]
+    return " ".join(filter(None, parts))
+
+
+def info_text(job: Job) -> str:
+    """What ``job.info()`` says; empty if nothing."""
+    info = _answer(job.info)
+    return "" if info is None else str(info)
+
+
+def fraction_done(job: Job) -> float | None:
+    """How much of the job is done, 0..1, if it tells."""
+    fraction = _answer(job.completed_fraction)
+    return None if fraction is None else min(max(float(fraction), 0.0), 1.0)
+
+
+def _answer(question: Callable[[], Any]) -> Any:
+    """What the code of a recipe answers; nothing if it fails, since it is asked for display only."""
+    try:
+        return question()
+    except Exception as error:  # noqa: BLE001 - any code of a recipe may stand behind it; the manager goes on
+        logging.debug("%s failed: %r", getattr(question, "__qualname__", question), error)
+        return None
+
+
+def failure(job: Job, engine: EngineBase) -> Iterator[Line]:
+    """Why a job failed: the config line that made it, and the end of the logs of its failed tasks."""
+    if job._sis_created_at:
+        yield Line(logging.ERROR, f"    made at {job._sis_created_at}")
+    for task, task_id in _failed_tasks(job, engine)[: gs.PRINT_ERROR_TASKS]:
+        log = task.path(gs.ENGINE_LOG, task_id)
+        tail = last_lines(log, gs.PRINT_ERROR_LINES)
+        if tail:
+            yield Line(logging.ERROR, f"    end of {os.path.relpath(log)}:")
+            yield from (Line(logging.ERROR, f"    | {text}") for text in tail)
+
+
+def _failed_tasks(job: Job, engine: EngineBase) -> list[tuple[Any, int]]:
+    return [
+        (task, task_id)
+        for task in job._sis_tasks()
+        for task_id in task.task_ids()
+        if task.state(engine, task_id) in FAILED
+    ]
+
+
+def last_lines(path: str, number: int) -> list[str]:
+    """The last lines of a text file; none if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines()[-number:]] if number > 0 else []
+
+
+def used_seconds(job: Job) -> float:
+    """How long the tasks of a job ran, in seconds; parallel ids of a task count as the longest of them."""
+    total = 0.0
+    for task in job._sis_tasks():
+        files = (usage.read(task.path(gs.PLOGGING_FILE, task_id)) for task_id in task.task_ids())
+        total += 3600 * max((used.get("used_time", 0.0) for used in files if used), default=0.0)
+    return total
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person writes them: ``0.4 s``, ``12 s``, ``3:05 min``, ``2:10 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"

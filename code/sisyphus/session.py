@@ -1,0 +1,200 @@
+"""``sis manager``: loads configs, shows where the graph is, asks what to do, runs the loop, says what came out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sisyphus.global_settings as gs
+from sisyphus import overview
+from sisyphus.display import make_display
+from sisyphus.engines import cached_engine
+from sisyphus.graph import graph
+from sisyphus.loader import config_manager
+from sisyphus.manager import Manager, Summary
+from sisyphus.prompts import ask, confirm
+from sisyphus.targets import OutputPath, OutputReport, OutputTarget
+
+if TYPE_CHECKING:
+    from sisyphus.engines.base import EngineBase
+
+_SLOW_S = 5.0
+"""Loading that takes longer is worth a line."""
+
+_MOST_OUTPUTS_SHOWN = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The flags of ``sis manager``."""
+
+    configs: Sequence[str] = ()
+    run: bool = False
+    clear_errors_once: bool = False
+    clear_interrupts_once: bool = False
+    ignore_once: bool = False
+    interactive: bool = False
+
+
+def run(options: Options) -> int:
+    """Run the command.
+
+    Returns:
+        Exit code: 0 if everything wanted is there or may still come, 1 if a job failed or an input is missing.
+
+    Raises:
+        AssertionError: flags that contradict each other.
+        ConfigError: a config that cannot be loaded.
+    """
+    if options.clear_errors_once and options.ignore_once:
+        raise AssertionError("-co clears jobs in error, -io ignores them: give one of the two.")
+    if options.run and not _work_directory():
+        return 1
+    _load(options.configs)
+    engine = cached_engine()
+    engine.start_engine()
+    try:
+        return _Session(engine, options).run()
+    finally:
+        engine.stop_engine()
+
+
+def _work_directory() -> bool:
+    """Make the work directory if it is missing; False if a person does not want it here."""
+    if os.path.isdir(gs.WORK_DIR):
+        return True
+    place = os.path.abspath(gs.WORK_DIR)
+    # at the end of stdin nobody can be asked, and -r asked for work
+    answer = ask(f"{place} does not exist; it will hold all results. Make it here? (y/N) ", "y")
+    if answer != "y":
+        logging.warning("Nothing done. Make %s, e.g. as a link to a large disk, and start again.", place)
+        return False
+    Path(place).mkdir(parents=True)
+    logging.info("Made the work directory %s", place)
+    return True
+
+
+def _load(configs: Sequence[str]) -> None:
+    began = time.monotonic()
+    config_manager.load_configs(list(configs))
+    seconds = time.monotonic() - began
+    if seconds >= _SLOW_S:
+        logging.info("Loaded configs in %s", overview.duration(seconds))
+
+
+class _Session:
+    """One dialogue with a person, or with the end of stdin."""
+
+    def __init__(self, engine: EngineBase, options: Options) -> None:
+        self.engine = engine
+        self.options = options
+        self.manager = Manager(graph, engine, interactive=options.interactive)
+
+    def run(self) -> int:
+        graph.set_job_targets()
+        self.manager.update_states()
+        logging.info("Finished updating job states")
+        if self._all_finished():
+            return self._leave_finished()
+        self._print_overview()
+        self._clear_failed()
+        if not self._start_wanted():
+            return self.manager.summarize().exit_code
+        self.manager.display = make_display()
+        try:
+            self.manager.run()
+        except KeyboardInterrupt:
+            self._say_goodbye()
+            raise
+        _print_summary(self.manager.summary)
+        return self.manager.summary.exit_code
+
+    def _all_finished(self) -> bool:
+        unfinished = overview.counts(self.manager.states).keys() - {gs.STATE_FINISHED}
+        return not unfinished and not config_manager.reader_running()
+
+    def _leave_finished(self) -> int:
+        if self.options.run:
+            self.manager.update_links()
+        answer = ask(
+            "All calculations are done: print verbose overview (v), update outputs and aliases (u), cancel (c)? ",
+            "c",
+        )
+        if answer in ("v", "y"):
+            self._print_overview(verbose=True)
+        elif answer == "u":
+            self.manager.update_links()
+        _print_summary(self.manager.summarize())
+        return 0
+
+    def _clear_failed(self) -> None:
+        wishes = (
+            (gs.STATE_ERROR, self.options.clear_errors_once),
+            (gs.STATE_INTERRUPTED_NOT_RESUMABLE, self.options.clear_interrupts_once),
+        )
+        for state, wanted in wishes:
+            if not self.manager.states.get(state):
+                continue
+            if wanted or (not self.options.ignore_once and confirm(f"Clear jobs in {state} state?")):
+                self.manager.clear(state)
+
+    def _start_wanted(self) -> bool:
+        """Ask until the answer is to start or to leave."""
+        if self.options.run:
+            return True
+        while True:
+            answer = ask(
+                "Print verbose overview (v), update aliases and outputs (u), start manager (y), "
+                "set up runnable jobs (s), or exit (n)? ",
+                "n",
+            )
+            if answer in ("y", "n"):
+                return answer == "y"
+            if answer == "v":
+                self._print_overview(verbose=True)
+            elif answer == "u":
+                self.manager.update_links()
+            elif answer == "s":
+                self.manager.set_up_runnable()
+            else:
+                logging.warning("Unknown answer: %r. Give one of v, u, y, s, n.", answer)
+
+    def _print_overview(self, *, verbose: bool = False) -> None:
+        for line in overview.lines(self.manager.states, self.engine, verbose=verbose):
+            logging.log(line.level, "%s", line.text)
+
+    def _say_goodbye(self) -> None:
+        running = len(self.manager.states.get(gs.STATE_RUNNING, ()))
+        logging.warning(
+            "Stopped. %d running jobs go on; start the manager again to go on with the rest.", running
+        )
+
+
+def _print_summary(summary: Summary) -> None:
+    """Say what was done, what failed, and where the outputs are."""
+    logging.info(
+        "%d jobs ran, %d were cached, %s",
+        len(summary.finished),
+        summary.cached,
+        overview.duration(summary.seconds),
+    )
+    for path in summary.missing:
+        logging.error("Input is missing: %s", path)
+    for job, state in sorted(summary.failed.items(), key=lambda item: str(item[0])):
+        logging.error("%s: %s", state, overview.describe(job))
+    outputs = sorted(link for target in graph.targets for link in _places(target))
+    for place in outputs[:_MOST_OUTPUTS_SHOWN]:
+        logging.info("Output %s", place if Path(place).exists() else f"{place}: not computed")
+    if len(outputs) > _MOST_OUTPUTS_SHOWN:
+        logging.info("... and %d more in %s", len(outputs) - _MOST_OUTPUTS_SHOWN, gs.OUTPUT_DIR)
+
+
+def _places(target: OutputTarget) -> list[str]:
+    if isinstance(target, OutputPath):
+        return target.links()
+    return [os.path.join(gs.OUTPUT_DIR, target.name)] if isinstance(target, OutputReport) else []
