@@ -145,6 +145,11 @@ def as_stored(model: transformers.PreTrainedModel, tensors: Mapping[str, Tensor]
     return dict(revert_weight_conversion(model, dict(tensors)))
 
 
+def label_names(model: transformers.PreTrainedModel) -> tuple[str, ...]:
+    """Return the names of a classifier's classes, in index order."""
+    return tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+
+
 def load_processor(auto_class: str, model: str | os.PathLike[str], **options: Any) -> Any:
     """Return the tokenizer or image processor that lies beside a model.
 
