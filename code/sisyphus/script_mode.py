@@ -12,11 +12,11 @@ from sisyphus import logs, overview
 from sisyphus.engines import cached_engine
 from sisyphus.errors import BlockedWorkflow
 from sisyphus.extract import extract_paths
+from sisyphus.job_path import AbstractPath
 
 if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase
     from sisyphus.job import Job
-    from sisyphus.job_path import AbstractPath
     from sisyphus.manager import Manager
     from sisyphus.task import Task
 
@@ -107,6 +107,17 @@ def submit_next_task(job: Job, setup_directory: bool = True) -> None:
     cached_engine().submit(task)
 
 
+def setup_job_directory(job: Job | AbstractPath) -> None:
+    """Set the directory of a job, or of the job that makes a path, up; if inputs are missing, say which."""
+    job = job.creator if isinstance(job, AbstractPath) else job
+    if job._sis_runnable():
+        job._sis_setup_directory()
+        return
+    for path in sorted(job._sis_inputs):
+        if not path.available():
+            logging.warning("%s cannot be set up, input is missing: %s", job, path.get_path())
+
+
 def start_manager(engine: EngineBase | None = None, start_computations: bool = False) -> Manager:
     """Start a manager in a thread of this process, e.g. of the console.
 
@@ -127,16 +138,6 @@ def start_manager(engine: EngineBase | None = None, start_computations: bool = F
     if start_computations:
         manager.start()
     return manager
-
-
-def running_in_worker() -> bool:
-    """Whether this process runs a task."""
-    return gs.active_engine is not None
-
-
-def running_in_manager() -> bool:
-    """Whether this process builds the graph: manager, console or script."""
-    return gs.active_engine is None
 
 
 def _task(job: Job, name: str) -> Task:

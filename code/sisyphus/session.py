@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sisyphus.global_settings as gs
-from sisyphus import overview
+from sisyphus import links, overview
 from sisyphus.display import make_display
 from sisyphus.engines import cached_engine
 from sisyphus.graph import graph
@@ -195,6 +195,7 @@ def _print_summary(summary: Summary) -> None:
 
 
 def _places(target: OutputTarget) -> list[str]:
+    """Where a target is seen below the output directory."""
     if isinstance(target, OutputPath):
-        return target.links()
+        return links.output_links(target.name, target.sis_path)
     return [os.path.join(gs.OUTPUT_DIR, target.name)] if isinstance(target, OutputReport) else []
