@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from merging.errors import DiskSpaceError
 
 
 @contextmanager
@@ -18,6 +21,9 @@ def published_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
     interrupted run may have left an older result). If the block raises, nothing is left behind; if the
     process is killed, only a hidden folder ``.<name>.<random>`` is.
 
+    Raises:
+        DiskSpaceError: the disk filled up inside the block.
+
     Yields:
         The folder to write into, on the same file system as ``out``.
     """
@@ -27,12 +33,25 @@ def published_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         temporary.chmod(0o777 & ~_umask())  # mkdtemp makes private folders; outputs are for the team
         yield temporary
+        for file in temporary.rglob("*"):  # safetensors makes private files
+            if file.is_file():
+                file.chmod(0o666 & ~_umask())
         if out.exists():
             shutil.rmtree(out)
         temporary.rename(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if _is_disk_full(error):
+            raise DiskSpaceError(
+                f"no room left on the disk of {out}. What stood there is untouched; "
+                "free some space and run again."
+            ) from error
         raise
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Libraries in Rust raise errors of their own, whose text ends in the number of the system's error."""
+    return getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)
 
 
 def _umask() -> int:

@@ -1,6 +1,8 @@
+import os
 from pathlib import Path
 
 import pytest
+from merging.errors import DiskSpaceError
 from merging.publishing import published_folder
 
 
@@ -40,3 +42,27 @@ def test_permissions_are_those_of_an_ordinary_folder(tmp_path: Path) -> None:
         pass
     (tmp_path / "ordinary").mkdir()
     assert (tmp_path / "report").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left (os error 28)")]
+)
+def test_a_full_disk_has_its_own_error_and_leaves_the_old_output(tmp_path: Path, error: Exception) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+    with pytest.raises(DiskSpaceError, match="no room left on the disk of .*out.*free some space"):
+        with published_folder(out):
+            raise error
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert (out / "old").exists()
+
+
+def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with published_folder(tmp_path / "out") as folder:
+            (folder / "private").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out" / "private").stat().st_mode & 0o777 == 0o640
