@@ -51,9 +51,11 @@ def test_a_full_disk_has_its_own_error_and_leaves_the_old_output(tmp_path: Path,
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").touch()
-    with pytest.raises(DiskSpaceError, match="no room left on the disk of .*out.*free some space"):
-        with published_folder(out):
-            raise error
+    with (
+        pytest.raises(DiskSpaceError, match=r"no room left on the disk of .*free some space"),
+        published_folder(out),
+    ):
+        raise error
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
     assert (out / "old").exists()
 
