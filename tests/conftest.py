@@ -10,7 +10,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--vectors",
         type=Path,
         default=None,
-        help="folder of reference vectors for test_vectors.py (default: ../shared/vectors/merging)",
+        help="folder of reference vectors for test_vectors.py",
     )
     parser.addoption("--hub", action="store_true", help="also run the tests that need the Hugging Face Hub")
 

@@ -25,8 +25,8 @@ from merging.hessians import names as estimator_names
 from safetensors.torch import load_file
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
-DEFAULT_VECTORS = ROOT / "../shared/vectors/merging"
+# All recorded cases where they are at hand, else the few that are part of the project.
+FOLDERS = (Path(__file__).parents[2] / "../shared/vectors/merging", Path(__file__).parent / "vectors")
 
 # Prefix of a case -> the method or estimator it needs. A case is skipped only where that does not exist.
 NEEDS = {
@@ -134,16 +134,12 @@ RUNNERS = load_runners()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "path" not in metafunc.fixturenames:
         return
-    folder = metafunc.config.getoption("--vectors")
-    if folder is None and DEFAULT_VECTORS.is_dir():
-        folder = DEFAULT_VECTORS
-    paths = sorted(folder.glob("*.json")) if folder is not None else []
-    if folder is not None and not paths:
+    given = metafunc.config.getoption("--vectors")
+    folder = given if given is not None else next(folder for folder in FOLDERS if folder.is_dir())
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
         raise pytest.UsageError(f"--vectors: {folder} holds no case (*.json)")
-    skip = pytest.mark.skip(reason="no folder of vectors; pass --vectors DIR")
-    metafunc.parametrize(
-        "path", paths or [pytest.param(None, marks=skip)], ids=[path.stem for path in paths] or ["none"]
-    )
+    metafunc.parametrize("path", paths, ids=[path.stem for path in paths])
 
 
 def test_agrees_with_the_reference(path: Path) -> None:
