@@ -1,4 +1,4 @@
-"""Diagonal Fishers of UKPLab/iclr2024-model-merging, mmatena/model_merging, and a loop from the definition."""
+"""Diagonal Fishers of UKPLab/iclr2024-model-merging, mmatena/model_merging, and of a plain autograd loop."""
 
 import re
 from functools import partial
