@@ -1,7 +1,8 @@
 """Configs that wait for results: ``await tk.async_run(...)`` inside ``async def`` functions.
 
-Each waiting place has a future; the config loader resolves it once the paths are there, and lets the event loop run
-until every config waits again. Blocks need no bookkeeping here, since they belong to the context of a coroutine.
+Each waiting place has a future; the config loader resolves it once the paths are there, and lets the event
+loop run until every config waits again. Blocks need no bookkeeping here, since they belong to the context of
+a coroutine.
 """
 
 from __future__ import annotations

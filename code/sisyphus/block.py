@@ -1,6 +1,7 @@
 """Blocks: names for groups of jobs, for display only; they never influence ids.
 
-The active blocks belong to the current context (``contextvars``), so that concurrent async configs do not mix theirs.
+The active blocks belong to the current context (``contextvars``), so that concurrent async configs do not mix
+theirs.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def set_root_block(name: str) -> Block:
     return block
 
 
-class block:  # noqa: N801 (the name that recipes use, for a decorator and a context manager)
+class block:
     """Run code inside a new block, as context manager or as decorator.
 
     Args:

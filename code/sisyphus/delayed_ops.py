@@ -1,8 +1,8 @@
 """Expressions over values that do not exist yet.
 
 ``job.out_score + 1`` cannot be computed while the graph is built, so it becomes an object that remembers the
-operation. ``get()`` computes it once the operands are there; jobs find the paths inside through its attributes.
-The names of classes and attributes are part of job ids: they must not change.
+operation. ``get()`` computes it once the operands are there; jobs find the paths inside through its
+attributes. The names of classes and attributes are part of job ids: they must not change.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sisyphus.errors import VariableNotSet
+from sisyphus.hash import sis_hash_helper
 
 
 def try_get(value: Any) -> Any:
@@ -102,6 +103,7 @@ class DelayedBase:
         return DelayedGetItem(self, key)
 
     def __call__(self, *args: Any, **kwargs: Any) -> DelayedFunctionV2:
+        """Call the value, once it is there."""
         return DelayedFunctionV2(self, *args, **kwargs)
 
     def format(self, *args: Any, **kwargs: Any) -> DelayedFormat:
@@ -220,8 +222,6 @@ class Delayed(DelayedBase):
         return try_get(self.a)
 
     def _sis_hash(self) -> bytes:
-        from sisyphus.hash import sis_hash_helper
-
         return sis_hash_helper(self.a)
 
 

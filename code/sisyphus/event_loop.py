@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import TypeVarTuple
+
+Ts = TypeVarTuple("Ts")
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
@@ -14,7 +16,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
     num_scheduled = 0
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Schedule a callback, and count it."""
         self.num_scheduled += 1

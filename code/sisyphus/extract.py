@@ -17,8 +17,8 @@ _SEQUENCES = (list, tuple, set, frozenset)
 def extract_paths(value: Any) -> set[Any]:
     """Return all paths inside ``value``: in containers, in values of dicts, and in attributes of objects.
 
-    Not entered: keys of dicts, entries whose name begins with ``_sis_``, blocks, members of enums, and objects
-    without readable members.
+    Not entered: keys of dicts, entries whose name begins with ``_sis_``, blocks, members of enums, and
+    objects without readable members.
     """
     found: set[Any] = set()
     seen: set[int] = set()
@@ -32,8 +32,10 @@ def extract_paths(value: Any) -> set[Any]:
         seen.add(id(item))
         if isinstance(item, _SEQUENCES):
             waiting.extend(item)
+            waiting.append(getattr(item, "__dict__", None))
         elif isinstance(item, dict):
             waiting.extend(v for k, v in item.items() if not (isinstance(k, str) and k.startswith("_sis_")))
+            waiting.append(getattr(item, "__dict__", None))
         elif isinstance(item, (type, enum.Enum)) or getattr(cls, "_sis_no_paths_inside", False):
             continue
         elif getattr(item, "_sis_path", None) is True:

@@ -3,7 +3,8 @@
 Read once, when the package is imported:
 
 1. the defaults below;
-2. every file of the colon-separated list in ``SIS_GLOBAL_SETTINGS_FILE`` (default: ``settings.py`` in the current
+2. every file of the colon-separated list in ``SIS_GLOBAL_SETTINGS_FILE`` (default: ``settings.py`` in the
+current
    directory; empty: none), executed in the namespace of this module, so that a file can use and change the
    defaults and add names of its own;
 3. every environment variable ``SIS_<NAME>``. Workers inherit them.
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from sisyphus.task import Task
 
 
-# --- functions -----------------------------------------------------------------------------------------------
+# --- functions
+# -----------------------------------------------------------------------------------------------
 
 
 def engine() -> EngineBase:
@@ -63,8 +65,8 @@ def update_engine_rqmt(last_rqmt: dict[str, Any], last_usage: dict[str, Any]) ->
 
     Args:
         last_rqmt: requirements of the interrupted run; mem in GB, time in hours.
-        last_usage: its usage file: ``max`` (rss in GB), ``used_time`` (hours), ``out_of_memory``; may also hold
-            ``out_of_time``, what the engine reported.
+        last_usage: its usage file: ``max`` (rss in GB), ``used_time`` (hours), ``out_of_memory``; may also
+            hold ``out_of_time``, what the engine reported.
     """
     from sisyphus.tools import str_to_GB, str_to_hours
 
@@ -91,7 +93,8 @@ def file_caching(path: str) -> str:
     return path
 
 
-# --- jobs ----------------------------------------------------------------------------------------------------
+# --- jobs
+# ----------------------------------------------------------------------------------------------------
 
 JOB_USE_TAGS_IN_PATH = False
 """Experimental: append the tags of a job to the name of its directory."""
@@ -132,7 +135,8 @@ JOB_ADD_STACKTRACE_MAX_COUNT: int | None = 5
 SKIP_IS_FINISHED_TIMEOUT = False
 """Finished markers count at once, whatever their age."""
 
-# --- places --------------------------------------------------------------------------------------------------
+# --- places
+# --------------------------------------------------------------------------------------------------
 
 IMPORT_PATHS: list[str] = ["config", "recipe", "recipe/"]
 """Packages, or with a slash at the end directories, that configs and recipes are imported from."""
@@ -148,7 +152,8 @@ FINISHED_LOG: str | None = "log/finished.log"
 TMP_PREFIX = os.path.join(os.environ.get("TMPDIR") or "/tmp", "sis_")
 """How the paths of ``tk.mktemp`` begin."""
 
-# --- waiting: seconds. On one disk nothing has to be waited for; a network file system shows files late. ---------
+# --- waiting: seconds. On one disk nothing has to be waited for; a network file system shows files late.
+# ---------
 
 WAIT_PERIOD_JOB_FS_SYNC = 30
 """How late a file may appear on another machine."""
@@ -173,7 +178,8 @@ TASK_INPUTS_MUST_BE_AVAILABLE = True
 FILESYSTEM_CACHE_TIME = 30
 """How long listings and id lookups may be remembered."""
 
-# --- what the manager shows and does ----------------------------------------------------------------------------
+# --- what the manager shows and does
+# ----------------------------------------------------------------------------
 
 CLEAR_ERROR = False
 """Move every job in error aside and run it again, in each pass."""
@@ -204,7 +210,8 @@ USE_SIGNAL_HANDLERS = False
 MEMORY_PROFILE_LOG: str | None = None
 """Log of the manager's memory, by tracemalloc."""
 
-# --- workers ---------------------------------------------------------------------------------------------------
+# --- workers
+# ---------------------------------------------------------------------------------------------------
 
 PLOGGING_INTERVAL = 5
 """Seconds between two measurements of a task's processes."""
@@ -246,7 +253,8 @@ DEFAULT_ENVIRONMENT_SET: dict[str, Any] = {
 }
 """Texts may name variables of the original environment: ``$HOME/bin``."""
 
-# --- reading values ----------------------------------------------------------------------------------------------
+# --- reading values
+# ----------------------------------------------------------------------------------------------
 
 CACHE_FINISHED_RESULTS = False
 """Remember finished jobs, available paths and small values between runs of the manager."""
@@ -259,7 +267,8 @@ LEGACY_PATH_CONVERSION = False
 LEGACY_VARIABLE_CONVERSION = False
 RAISE_VARIABLE_NOT_SET_EXCEPTION = True
 
-# --- names that are part of the format: not meant to be changed ---------------------------------------------------
+# --- names that are part of the format: not meant to be changed
+# ---------------------------------------------------
 
 JOB_OUTPUT = "output"
 JOB_INPUT = "input"
@@ -305,7 +314,8 @@ SISYPHUS_LOGO = r"""
 """
 """Shown above the help."""
 
-# --- this process --------------------------------------------------------------------------------------------------
+# --- this process
+# --------------------------------------------------------------------------------------------------
 
 BASE_DIR = os.getcwd()
 """Directory the process was started in; relative paths are relative to it."""
@@ -348,7 +358,7 @@ def _read_settings_files(namespace: dict[str, Any]) -> str:
 
 def _read_environment(namespace: dict[str, Any]) -> str:
     """Take over ``SIS_<NAME>`` variables; returns what they held."""
-    content = f"##### Settings from environment #####\n"
+    content = "##### Settings from environment #####\n"
     for variable, text in sorted(os.environ.items()):
         if not variable.startswith(ENVIRONMENT_SETTINGS_PREFIX):
             continue

@@ -251,7 +251,8 @@ class SISGraph:
         engine: EngineBase | None = None,
         skip_finished: bool = False,
     ) -> dict[str, set[Any]]:
-        """Return all jobs by state; under ``input_path`` and ``input_missing`` the absolute paths of outside inputs.
+        """Return all jobs by state; under ``input_path`` and ``input_missing`` the absolute paths of outside
+        inputs.
 
         Args:
             nodes: jobs or paths to begin with; default: the targets.

@@ -179,7 +179,8 @@ def _state(obj: Any, *, required: bool) -> Any:
     if required:
         raise AssertionError(
             f"an object of type {type(obj).__module__}.{type(obj).__qualname__} has no members that could be "
-            f"read to identify it: {obj!r}. Pass plain values instead, or give its class a __sis_state__ method."
+            f"read to identify it: {obj!r}. Pass plain values instead, or give its class a __sis_state__ "
+            "method."
         )
     return None
 

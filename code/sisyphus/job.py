@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sisyphus import global_settings as gs
 from sisyphus import job_status, origin, tools
+from sisyphus.errors import VariableNotSet
 from sisyphus.job_dir import JobDir
 from sisyphus.job_identity import JobSingleton, created_jobs, default_hash, restore_job
 from sisyphus.job_path import AbstractPath, Path, Variable
@@ -51,7 +52,6 @@ class Job(metaclass=JobSingleton):
     _sis_num_inputs_updated = -1
     _sis_task_cache: list[Task] | None = None
     _sis_origin: origin.Origin | None = None
-    _sis_stacktrace: list[list[str]] | None = None
     _sis_num_creations = 0
     _sis_needed_for_which_targets: set[str] | None = None
 
@@ -100,9 +100,9 @@ class Job(metaclass=JobSingleton):
         """
         path = Path(filename, self, cached)
         known = self._sis_outputs.get(path.get_path())
-        if isinstance(known, Path):
+        if known is not None:
             logging.warning(f"{self}: the output {filename!r} is declared twice")
-            return known
+            return known  # type: ignore[return-value]
         if directory:
             self._sis_output_dirs.add(filename)
         self._sis_outputs[path.get_path()] = path
@@ -214,7 +214,8 @@ class Job(metaclass=JobSingleton):
         """Labels, given at creation or inherited from inputs."""
         return self._sis_tags
 
-    # --- creation ----------------------------------------------------------------------------------------------
+    # --- creation
+    # ----------------------------------------------------------------------------------------------
 
     def _sis_init(
         self,
@@ -232,6 +233,7 @@ class Job(metaclass=JobSingleton):
         self._sis_output_dirs: set[str] = set()
         self._sis_alias_prefixes: set[str] = set()
         self._sis_environment = tools.EnvironmentModifier()
+        self._sis_stacktrace: list[list[str]] = []
         self._sis_rqmt_overwrites: dict[str, tuple[str, dict[str, Any]]] = {}
         self._sis_init_transient()
         self._sis_origin = origin.find_origin()
@@ -263,7 +265,6 @@ class Job(metaclass=JobSingleton):
         if not gs.JOB_ADD_STACKTRACE_WITH_DEPTH:
             return
         self._sis_num_creations += 1
-        self._sis_stacktrace = self._sis_stacktrace or []
         if (
             gs.JOB_ADD_STACKTRACE_MAX_COUNT is None
             or len(self._sis_stacktrace) < gs.JOB_ADD_STACKTRACE_MAX_COUNT
@@ -275,7 +276,8 @@ class Job(metaclass=JobSingleton):
         """The line of a config that made the job, e.g. ``config/quickstart.py:41 in py``."""
         return origin.show(self._sis_origin)
 
-    # --- identity ---------------------------------------------------------------------------------------------
+    # --- identity
+    # ---------------------------------------------------------------------------------------------
 
     def _sis_id(self) -> str:
         return self._sis_id_cache
@@ -289,7 +291,7 @@ class Job(metaclass=JobSingleton):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return type(self) is type(other) and self._sis_id_cache == other._sis_id_cache  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._sis_id_cache == other._sis_id_cache
 
     def __lt__(self, other: Job) -> bool:
         return self._sis_id_cache < other._sis_id_cache
@@ -320,7 +322,8 @@ class Job(metaclass=JobSingleton):
         for path in self._sis_outputs.values():
             path.cached = False  # a job writes its outputs where they belong
 
-    # --- folder -----------------------------------------------------------------------------------------------
+    # --- folder
+    # -----------------------------------------------------------------------------------------------
 
     def _sis_path(
         self, path_type: str | None = None, task_id: int | None = None, abspath: bool = False
@@ -354,7 +357,7 @@ class Job(metaclass=JobSingleton):
         lines += [f"INPUT: {path}" for path in sorted(path.get_path() for path in self._sis_inputs)]
         lines += [f"PARAMETER: {name}: {_text(value)}" for name, value in sorted(self._sis_kwargs.items())]
         lines += [f"ALIAS: {alias}" for alias in sorted(self._sis_aliases or ())]
-        for stack in self._sis_stacktrace or ():
+        for stack in self._sis_stacktrace:
             lines += ["STACKTRACE:", *stack]
         if self._sis_stacktrace and self._sis_num_creations > len(self._sis_stacktrace):
             suppressed = self._sis_num_creations - len(self._sis_stacktrace)
@@ -385,7 +388,8 @@ class Job(metaclass=JobSingleton):
         """Remove ``work/`` and pack the rest, apart from outputs."""
         self._sis_dir.archive(keep_work=gs.JOB_CLEANUP_KEEP_WORK, keep_input=gs.JOB_CLEANUP_KEEP_INPUT)
 
-    # --- state ------------------------------------------------------------------------------------------------
+    # --- state
+    # ------------------------------------------------------------------------------------------------
 
     def _sis_finished(self) -> bool:
         return job_status.is_finished(self)
@@ -405,7 +409,8 @@ class Job(metaclass=JobSingleton):
     def _sis_has_updates(self) -> bool:
         return type(self).update is not Job.update
 
-    # --- tasks ------------------------------------------------------------------------------------------------
+    # --- tasks
+    # ------------------------------------------------------------------------------------------------
 
     def _sis_overwrite_rqmt(self, task_name: str, how: str, rqmt: Mapping[str, Any]) -> Self:
         self._sis_rqmt_overwrites[task_name] = (how, dict(rqmt))
@@ -443,5 +448,5 @@ def _text(value: object) -> str:
         RuntimeError,
     ):
         return f"<{type(value).__name__}>"
-    except tools.VariableNotSet:
+    except VariableNotSet:
         return f"<{type(value).__name__}, not set>"

@@ -34,6 +34,10 @@ from sisyphus import global_settings as gs
 from sisyphus.errors import JobDirError
 
 HOLD = "hold"
+SHARED_ENTRIES = frozenset(
+    {gs.JOB_WORK_DIR, gs.JOB_OUTPUT, gs.JOB_INPUT, gs.JOB_LOG_ENGINE, gs.JOB_SAVE, gs.JOB_INFO}
+)
+"""What all tasks of a job share; everything else carries the name of a task."""
 _MAX_NAME = 255
 """Longest file name, in characters, of usual file systems."""
 
@@ -113,7 +117,7 @@ class JobDir:
             os.close(os.open(self.entry(gs.JOB_FINISHED_MARKER), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             return False
-        except (PermissionError, OSError) as error:
+        except OSError as error:
             logging.info(f"Cannot write the finished marker of {self.path}: {error}")
         return True
 
@@ -141,7 +145,7 @@ class JobDir:
         return False
 
     def silence_s(self, task_name: str, task_id: int, now: float) -> float:
-        """Return the seconds since the task last wrote its log or usage file; infinity if there is neither."""
+        """Return the seconds since the task wrote its log or usage file; infinity if there is neither."""
         newest = float("-inf")
         for kind in (gs.JOB_LOG, gs.PLOGGING_FILE):
             try:
@@ -192,7 +196,8 @@ class JobDir:
                 os.makedirs(os.path.join(self.entry(gs.JOB_OUTPUT), name), exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise JobDirError(
-                f"cannot make the job folder {self.path}: {error.filename} is in the way and is no directory. "
+                f"cannot make the job folder {self.path}: {error.filename} is in the way and is no "
+                "directory. "
                 "Move it aside."
             ) from error
 
@@ -239,7 +244,7 @@ class JobDir:
             shutil.rmtree(self.path)
 
     def archive(self, *, keep_work: bool, keep_input: bool) -> None:
-        """Remove ``work/`` and pack all but outputs and info into one archive, which then marks the job finished."""
+        """Remove ``work/`` and pack all but outputs and info into an archive, which then marks the job."""
         import shutil
         import tarfile
 

@@ -151,7 +151,8 @@ def _checked_tags(cls: type[Job], tags: Iterable[str] | None) -> set[str] | None
     for tag in checked:
         if not isinstance(tag, str) or not tag or not _TAG_CHARS.issuperset(tag):
             raise AssertionError(
-                f"{_show(cls)}: tag {tag!r} is not allowed. Tags are texts of letters, digits, '.', '-' and '_'."
+                f"{_show(cls)}: tag {tag!r} is not allowed. Tags are texts of letters, digits, '.', '-' and "
+                "'_'."
             )
     return checked
 
@@ -175,7 +176,8 @@ def make_job_id(cls: type[Job], parsed_args: dict[str, Any]) -> str:
         raise
     if not isinstance(hashed, str) or not _ID_CHARS.issuperset(hashed):
         raise AssertionError(
-            f"{_show(cls)}.hash returned {hashed!r}. Allowed is a text of letters, digits, '.', '-', '_' and '/'."
+            f"{_show(cls)}.hash returned {hashed!r}. Allowed is a text of letters, digits, '.', '-', '_' "
+            "and '/'."
         )
     module = cls.__module__.removeprefix(gs.RECIPE_PREFIX + ".")
     return f"{module.replace('.', '/')}/{cls.__name__}.{hashed}"
@@ -188,7 +190,8 @@ def _explain_unhashable(cls: type[Job], parsed_args: Mapping[str, Any], error: E
             gs.SIS_HASH(value)
         except RecursionError as cause:
             raise RecursionError(
-                f"{_show(cls)}: argument {name!r} of type {_show(type(value))} contains itself, or is nested too deep "
+                f"{_show(cls)}: argument {name!r} of type {_show(type(value))} contains itself, or is "
+                "nested too deep "
                 "to be hashed"
             ) from cause
         except (AssertionError, TypeError) as cause:
@@ -200,8 +203,9 @@ def _explain_unhashable(cls: type[Job], parsed_args: Mapping[str, Any], error: E
 def default_hash(cls: type[Job], parsed_args: Mapping[str, Any]) -> str:
     """Return the hash of the arguments, as the class attributes ``__sis_...`` of the class ask for.
 
-    ``__sis_hash_exclude__``: arguments left out while they have the listed value. ``__sis_hash_overwrite__``: list of
-    (name, old, new): values replaced, in order. ``__sis_version__``: enters the hash if it is not None.
+    ``__sis_hash_exclude__``: arguments left out while they have the listed value. ``__sis_hash_overwrite__``:
+    list of (name, old, new): values replaced, in order. ``__sis_version__``: enters the hash if it is not
+    None.
     """
     hashed = {
         name: value

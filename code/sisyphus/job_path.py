@@ -28,10 +28,12 @@ class AbstractPath(DelayedBase):
     """A file or directory that a job makes, or that lies outside of all jobs.
 
     Args:
-        path: relative to the output directory of its creator; without creator relative to the project, or absolute.
+        path: relative to the output directory of its creator; without creator relative to the project, or
+            absolute.
         creator: the job that makes it.
         cached: workers may read a local copy, see ``gs.file_caching``.
-        hash_overwrite: what enters hashes instead of ``(creator, path)``: a pair, or a text for ``(None, text)``.
+        hash_overwrite: what enters hashes instead of ``(creator, path)``: a pair, or a text for ``(None,
+            text)``.
         tags: labels; default: those of the creator.
         available: picklable function of the path that says whether it may be used.
 
@@ -52,13 +54,15 @@ class AbstractPath(DelayedBase):
     ) -> None:
         if not isinstance(path, str):
             raise AssertionError(
-                f"a Path is made of a text, got {path!r} of type {type(path).__name__}. Use str(...) or os.fspath(...)."
+                f"a Path is made of a text, got {path!r} of type {type(path).__name__}. Use str(...) or "
+                "os.fspath(...)."
             )
         if isinstance(hash_overwrite, str):
             hash_overwrite = (None, hash_overwrite)
         if hash_overwrite is not None and len(hash_overwrite) != 2:
             raise AssertionError(
-                f"hash_overwrite of Path {path!r} must be a text or a pair (creator, path), got {hash_overwrite!r}"
+                f"hash_overwrite of Path {path!r} must be a text or a pair (creator, path), got "
+                f"{hash_overwrite!r}"
             )
         self.path = path
         self.creator = creator
@@ -69,7 +73,8 @@ class AbstractPath(DelayedBase):
         self._available = available
         if gs.WARNING_ABSPATH and hash_overwrite is None and path.startswith(gs.BASE_DIR + os.sep):
             logging.warning(
-                f"Absolute path below the project directory: {path}. The ids of jobs using it depend on where the "
+                f"Absolute path below the project directory: {path}. The ids of jobs using it depend on "
+                "where the "
                 "project lies; give it relative to the project, or with hash_overwrite."
             )
 
@@ -77,7 +82,7 @@ class AbstractPath(DelayedBase):
 
     def _sis_hash(self) -> bytes:
         creator, path = self.hash_overwrite or (self.creator, self.path)
-        if hasattr(creator, "_sis_id"):
+        if creator is not None and hasattr(creator, "_sis_id"):
             creator = f"{creator._sis_id()}/{gs.JOB_OUTPUT}"
         return b"(Path, " + sis_hash_helper((creator, path)) + b")"
 
@@ -88,7 +93,7 @@ class AbstractPath(DelayedBase):
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return False
-        return bool(self.creator == other.creator and self.path == other.path)  # type: ignore[attr-defined]
+        return bool(self.creator == other.creator and self.path == other.path)
 
     def __hash__(self) -> int:
         return hash((self.__class__, self.creator, self.path))
@@ -123,7 +128,8 @@ class AbstractPath(DelayedBase):
         """
         if gs.DELAYED_CHECK_FOR_WORKER and gs.active_engine is None:
             raise AssertionError(
-                f"the value of {self.rel_path()} is read while the graph is built. Use delayed operations, or "
+                f"the value of {self.rel_path()} is read while the graph is built. Use delayed operations, "
+                "or "
                 "switch gs.DELAYED_CHECK_FOR_WORKER off."
             )
         return self.get_path()
@@ -278,9 +284,8 @@ class Variable(AbstractPath):
         if not os.path.isfile(path):
             return self._unset()
         value = self._read(path)
-        if gs.CACHE_FINISHED_RESULTS and os.path.getsize(path) <= gs.CACHE_FINISHED_RESULTS_MAX_SIZE:
-            if getattr(self.creator, "_sis_is_finished", False):
-                finished_results_cache.remember("value", self.rel_path(), value)
+        if getattr(self.creator, "_sis_is_finished", False):
+            finished_results_cache.remember_small("value", self.rel_path(), value, os.path.getsize(path))
         return value
 
     def _unset(self) -> Any:

@@ -46,9 +46,9 @@ def _nested() -> Iterator[None]:
 def is_finished(job: Job) -> bool:
     """Whether the job is finished; declares it so if all of its tasks are.
 
-    While one job is looked at, its ancestors are judged by their markers alone: otherwise the question would travel
-    through the whole ancestry. Ancestors whose tasks are done but whose marker is missing are declared finished when
-    their turn comes in the next pass.
+    While one job is looked at, its ancestors are judged by their markers alone: otherwise the question would
+    travel through the whole ancestry. Ancestors whose tasks are done but whose marker is missing are declared
+    finished when their turn comes in the next pass.
     """
     if job._sis_is_finished:
         return True
@@ -67,7 +67,7 @@ def is_finished(job: Job) -> bool:
 
 
 def _declare_finished(job: Job) -> None:
-    """Mark the job; the first process to do so also links it for the team and calls the settings' function."""
+    """Mark the job; the first process to do so also links it for the team and tells the settings."""
     first = job._sis_dir.mark_finished()
     job._sis_is_finished = True
     finished_results_cache.remember("job", job._sis_dir.path)

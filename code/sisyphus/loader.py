@@ -30,7 +30,8 @@ _PYTHON_FILE = "py"
 class RecipeFinder:
     """Finds modules along ``gs.IMPORT_PATHS``, after Python's own finders.
 
-    An entry that ends in a slash is a directory whose content is importable by its own name; any other entry is a
+    An entry that ends in a slash is a directory whose content is importable by its own name; any other entry
+    is a
     package: only it and modules below it are looked for there.
     """
 
@@ -85,7 +86,8 @@ def parse_config_argument(argument: str) -> ConfigCall:
     parts = _relative_place(place).replace("/", ".").split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ConfigError(
-            f"not a config: {argument!r}. Give a file such as 'config/exp.py', or a function such as 'config.exp.main' "
+            f"not a config: {argument!r}. Give a file such as 'config/exp.py', or a function such as "
+            "'config.exp.main' "
             "or 'config/exp.train(3, \"x\")'; all names must be Python identifiers."
         )
     return ConfigCall(".".join(parts[:-1]), parts[-1], args, kwargs)
@@ -127,7 +129,8 @@ def default_config() -> str:
     if os.path.isdir(gs.CONFIG_PREFIX):
         return gs.CONFIG_FUNCTION_DEFAULT
     raise AssertionError(
-        f"no config: neither the file {gs.CONFIG_FILE_DEFAULT} nor the directory {gs.CONFIG_PREFIX} exists in "
+        f"no config: neither the file {gs.CONFIG_FILE_DEFAULT} nor the directory {gs.CONFIG_PREFIX} exists "
+        "in "
         f"{gs.BASE_DIR}. Name a config, e.g. 'config/exp.py'."
     )
 
@@ -162,7 +165,8 @@ class ConfigManager:
         function = getattr(module, call.function, None)
         if function is None and call.function != _PYTHON_FILE:
             raise AttributeError(
-                f"config {argument!r}: module {call.module} ({module.__file__}) has no function {call.function!r}"
+                f"config {argument!r}: module {call.module} ({module.__file__}) has no function "
+                f"{call.function!r}"
             )
         if function is not None:
             self._call(argument, function, call)
@@ -178,7 +182,8 @@ class ConfigManager:
         except ModuleNotFoundError as error:
             if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
                 raise ConfigError(
-                    f"config {argument!r}: there is no module {name!r} in {gs.BASE_DIR} or along IMPORT_PATHS "
+                    f"config {argument!r}: there is no module {name!r} in {gs.BASE_DIR} or along "
+                    "IMPORT_PATHS "
                     f"{gs.IMPORT_PATHS}"
                 ) from error
             raise
@@ -195,7 +200,8 @@ class ConfigManager:
             and not (loaded and os.path.samefile(wanted, loaded))
         ):
             raise ConfigError(
-                f"config {argument!r}: Python has another module {name!r}, {loaded}. Rename the config, or move it into "
+                f"config {argument!r}: Python has another module {name!r}, {loaded}. Rename the config, or "
+                "move it into "
                 f"the directory {gs.CONFIG_PREFIX}."
             )
 

@@ -28,7 +28,7 @@ def _frames_outside() -> Iterator[types.FrameType]:
 
 
 def find_origin() -> Origin | None:
-    """Return the innermost line of a config that leads here, or else the innermost line outside this package."""
+    """Return the innermost line of a config that leads here, else the innermost line outside this package."""
     innermost = None
     for frame in _frames_outside():
         module = frame.f_globals.get("__name__", "")
@@ -51,7 +51,7 @@ def show(origin: Origin | None) -> str:
 
 
 def stack_lines(depth: float) -> list[str]:
-    """Return the stack outside this package, formatted as in tracebacks, at most ``depth`` frames, innermost last."""
+    """Return at most ``depth`` frames outside this package, formatted as in tracebacks, innermost last."""
     import itertools
     import traceback
 

@@ -47,7 +47,8 @@ def link_aliases(jobs: Iterable[Job]) -> None:
                     _link(os.path.realpath(job._sis_path()), link)
                 else:
                     logging.warning(
-                        f"Two jobs have the alias {alias!r}: {first._sis_path()} ({first._sis_created_at}) keeps it, "
+                        f"Two jobs have the alias {alias!r}: {first._sis_path()} ({first._sis_created_at}) "
+                        "keeps it, "
                         f"{job._sis_path()} ({job._sis_created_at}) does not get it"
                     )
 
@@ -73,7 +74,7 @@ def _link(target: str, link: str) -> bool:
 
 
 def _make_room(path: str) -> None:
-    """Make the directories that lead to ``path``; a file or a link that stands where one is needed is removed."""
+    """Make the directories that lead to ``path``; a file that stands where one is needed is removed."""
     directory = os.path.dirname(path)
     if os.path.isdir(directory):
         return

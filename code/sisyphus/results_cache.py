@@ -1,7 +1,7 @@
 """What is known to be finished, kept between runs of the manager (off by default).
 
-A pickled dict: ``("job", path)`` and ``("available", relative path)`` to True, ``("value", relative path)`` to a
-small value.
+A pickled dict: ``("job", path)`` and ``("available", relative path)`` to True, ``("value", relative path)``
+to a small value.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ class FinishedResultsCache:
         if gs.CACHE_FINISHED_RESULTS and (kind, path) not in self._known:
             self._known[kind, path] = value
             self._changed = True
+
+    def remember_small(self, kind: str, path: str, value: Any, size_bytes: int) -> None:
+        """Remember a value whose file is not larger than the settings allow."""
+        if size_bytes <= gs.CACHE_FINISHED_RESULTS_MAX_SIZE:
+            self.remember(kind, path, value)
 
     def read_from_file(self) -> None:
         """Take over what an earlier process knew; a damaged file is ignored with a warning."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
-from sisyphus.job_dir import task_entry
+from sisyphus.job_dir import SHARED_ENTRIES, task_entry
 from sisyphus.states import State, TaskEvidence, combined, task_id_state
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Task:
         return [list(arg) if isinstance(arg, (list, tuple)) else [arg] for arg in self._args[first:last]]
 
     def _share(self, task_id: int) -> tuple[int, int]:
-        """First and last element (exclusive) of an id; the first shares are one longer if it does not work out."""
+        """First and last element (exclusive) of an id; the first shares are one longer if need be."""
         if not self._parallel:
             return task_id - 1, task_id
         size, longer = divmod(len(self._args), self._parallel)
@@ -143,18 +143,10 @@ class Task:
     # --- files ---
 
     def path(self, kind: str | None = None, task_id: int | None = None) -> str:
-        """Return the path of one of its files, e.g. kind ``log``, or of its directory without kind."""
-        if kind not in (
-            gs.JOB_WORK_DIR,
-            gs.JOB_OUTPUT,
-            gs.JOB_INPUT,
-            gs.JOB_LOG_ENGINE,
-            gs.JOB_SAVE,
-            gs.JOB_INFO,
-            None,
-        ):
-            return self.job._sis_dir.entry(task_entry(kind, self._start, task_id))
-        return self.job._sis_path(kind)
+        """Return the path of one of its files (``log``), or of something of its job (``work``)."""
+        if kind is None or kind in SHARED_ENTRIES:
+            return self.job._sis_path(kind)
+        return self.job._sis_dir.entry(task_entry(kind, self._start, task_id))
 
     def get_worker_call(self, task_id: int | None = None) -> list[str]:
         """Return the command that runs it."""

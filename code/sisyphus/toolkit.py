@@ -1,6 +1,7 @@
 """``tk``: everything that configs, recipes, settings and the console use, under one name.
 
-What only some processes need is imported when it is asked for: workers and the manager start with this module.
+What only some processes need is imported when it is asked for: workers and the manager start with this
+module.
 """
 
 from __future__ import annotations
@@ -110,10 +111,11 @@ def register_output(name: str, value: AbstractPath, export_graph: bool = False) 
     Raises:
         TypeError: if value is anything else.
     """
-    if not isinstance(value, AbstractPath):
+    if not is_path(value):
         hint = " Wrap it: tk.Path(str(...))." if isinstance(value, os.PathLike) else ""
         raise TypeError(
-            f"output {name!r}: a Path or Variable is needed, got {value!r} of type {type(value).__name__}.{hint}"
+            f"output {name!r}: a Path or Variable is needed, got {value!r} of type "
+            f"{type(value).__name__}.{hint}"
         )
     target = OutputPath(name, value)
     sis_graph.add_target(target)
@@ -134,8 +136,8 @@ def register_report(
 
     Args:
         name: may contain slashes.
-        values: what is reported: any value with paths and variables inside, or a function without arguments that
-            returns the text.
+        values: what is reported: any value with paths and variables inside, or a function without arguments
+            that returns the text.
         template: format text, filled with values (then a dict).
         required: the report is complete when all paths in here are there; default: those in values.
         update_frequency: seconds between two versions before that.

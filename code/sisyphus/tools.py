@@ -1,4 +1,4 @@
-"""What recipes import from ``sisyphus.tools``: finding paths in values, shell commands, units, environments."""
+"""What recipes import from ``sisyphus.tools``: paths in values, shell commands, units, environments."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def cache_result(
 _BYTES_OF_UNIT = {"K": 1024.0, "M": 1024.0**2, "G": 1024.0**3, "T": 1024.0**4}
 
 
-def str_to_GB(mem: str | float) -> float:  # noqa: N802 (name used by settings and recipes)
-    """Return an amount of memory in GB; a plain number is in GB, text may end in K, M, G or T (with or without B)."""
+def str_to_GB(mem: str | float) -> float:
+    """Return an amount of memory in GB: a number is in GB, text may end in K, M, G or T."""
     if isinstance(mem, (int, float)):
         return float(mem)
     text = mem.strip().upper().removesuffix("B")
@@ -159,7 +159,7 @@ def str_to_hours(duration: str | float) -> float:
         raise ValueError(
             f"not a duration: {duration!r}. Give hours as a number, or text such as '1:30' or '1:30:00'."
         ) from None
-    return sum(part / 60**position for position, part in enumerate(parts))
+    return sum(part / 60.0**position for position, part in enumerate(parts))
 
 
 def hardlink_or_copy(source: str, target: str, use_symlink_instead_of_copy: bool = False) -> None:
