@@ -96,6 +96,8 @@ class Manager(threading.Thread):
         self._known: dict[Job, str] = {}
         self._set_up: set[Job] = set()
         self._refused: dict[Job, str] = {}
+        self._never: set[Job] = set()
+        self._waiting_configs: list[str] = []
         self._cleared_at: dict[Job, float] = {}
         self._wake = threading.Event()
         self._stopping = False
@@ -112,6 +114,8 @@ class Manager(threading.Thread):
             self.summary.cached = len(self.states.get(gs.STATE_FINISHED, ()))
         for job in self._refused:
             self._move_state(job, gs.STATE_QUEUE_ERROR)
+        for job in self._never:
+            self._move_state(job, gs.STATE_HOLD)
         self._note_changes()
         return self.states
 
@@ -166,7 +170,7 @@ class Manager(threading.Thread):
     def _pass(self) -> bool:
         """Look at everything once and act on it; True if there is nothing left to wait for."""
         finished_results_cache.write_to_file()
-        config_manager.continue_readers()
+        self._continue_configs()
         self.update_states()
         if gs.CLEAR_ERROR:
             self._clear_errors_again()
@@ -177,6 +181,13 @@ class Manager(threading.Thread):
                 gs.on_job_failure(job)
         self.graph.update_active_targets()
         return self._is_over()
+
+    def _continue_configs(self) -> None:
+        config_manager.continue_readers()
+        waiting = config_manager.waiting_configs()
+        if waiting != self._waiting_configs:
+            self._waiting_configs = waiting
+            config_manager.print_waiting()
 
     def _sleep(self, pass_seconds: float) -> None:
         # a burst of events costs one pass, not one for each
@@ -268,7 +279,8 @@ class Manager(threading.Thread):
     def _allowed(self, job: Job) -> bool:
         answer = ask(f"Submit {job}? (Yes/skip/never) ", "never")
         if answer in ("n", "never"):
-            self._refuse(job, "never to be submitted, as you said")
+            self._never.add(job)
+            self._wake.set()
         return answer in ("", "y", "yes")
 
     def _submit_job(self, job: Job) -> None:

@@ -24,14 +24,12 @@ from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.errors import SisyphusError
 from sisyphus.job_dir import read_save, task_entry
 from sisyphus.monitor import UsageMonitor
+from sisyphus.task_log import open_log
 from sisyphus.tools import EnvironmentModifier
 
 if TYPE_CHECKING:
     from sisyphus.job import Job
     from sisyphus.task import Task
-
-BANNER = "RETRY OR CONTINUE TASK"
-"""Line between the runs of a task in its log."""
 
 EXIT_FINISHED, EXIT_ERROR, EXIT_ALREADY_RUNNING = 0, 1, 3
 _KILLED_FOR_MEMORY = (128 + signal.SIGKILL, -signal.SIGKILL)
@@ -231,10 +229,7 @@ def _redirect(log: Path) -> None:
     path = os.environ.get("PATH", "")
     if directory not in path.split(os.pathsep):
         os.environ["PATH"] = f"{directory}{os.pathsep}{path}"
-    with log.open("ab") as target:
-        if target.tell() > 0:
-            target.write(f"{BANNER}\n".encode())
-            target.flush()
+    with open_log(log) as target:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(target.fileno(), stream.fileno())

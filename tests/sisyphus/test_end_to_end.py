@@ -129,7 +129,7 @@ def test_a_failing_job_is_shown_and_does_not_stop_the_others(project):
     done = project.manager()
     assert done.returncode == 1
     assert "ValueError: the reason" in done.stderr
-    assert "made at config/exp.py:6 in py" in done.stderr
+    assert "made at config/exp.py:7 in py" in done.stderr
     assert "error: Job<work/jobs/Bad." in done.stderr
     assert "Output output/after: not computed" in done.stderr
     assert project.read("output/good").strip() == "1"

@@ -21,6 +21,7 @@ from sisyphus import usage
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.errors import EngineError, RefusedError
 from sisyphus.job_dir import task_entry
+from sisyphus.task_log import open_log
 
 if TYPE_CHECKING:
     from sisyphus.task import Task
@@ -212,7 +213,7 @@ class LocalEngine(EngineBase):
         if self._total["gpu"]:  # without GPUs to share out, what tasks see is not our business
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(entry.devices)
         try:
-            with Path(entry.log).open("ab") as log:
+            with open_log(entry.log) as log:
                 process = subprocess.Popen(
                     entry.call,
                     stdin=subprocess.DEVNULL,
