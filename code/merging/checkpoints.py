@@ -138,35 +138,55 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _read_header(self, path: Path) -> None:
+        header, start = _parse_header(path)
         size = path.stat().st_size
-        with path.open("rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-            if 8 + length > size:
-                raise CheckpointError(
-                    f"{path} is truncated or no safetensors file: it has {size} bytes and ends inside its "
-                    "header. Copy or download it again."
-                )
-            try:
-                header = json.loads(file.read(length))
-            except ValueError as error:
-                raise CheckpointError(
-                    f"{path} is no safetensors file: its header is no JSON ({error})."
-                ) from error
         self.metadata.update(header.pop("__metadata__", {}))
         for name, entry in header.items():
-            if entry["dtype"] not in _DTYPE_BYTES:
+            try:
+                dtype = str(entry["dtype"])
+                shape = tuple(int(length) for length in entry["shape"])
+                first, last = (start + int(offset) for offset in entry["data_offsets"])
+            except (TypeError, KeyError, ValueError) as error:
                 raise CheckpointError(
-                    f"{path}: tensor {name!r} has the dtype {entry['dtype']}, which is not known."
-                )
-            info = TensorInfo(entry["dtype"], tuple(entry["shape"]))
-            start, end = (8 + length + offset for offset in entry["data_offsets"])
-            if end > size or end - start != info.num_bytes:
+                    f"{path} is no safetensors file: its header says {entry!r} of {name!r}."
+                ) from error
+            if dtype not in _DTYPE_BYTES:
                 raise CheckpointError(
-                    f"{path} is truncated: tensor {name!r} needs the bytes up to {end}, the file has {size}. "
-                    "Copy or download it again."
+                    f"{path}: tensor {name!r} has the dtype {dtype}, known are {', '.join(_DTYPE_BYTES)}."
                 )
-            self._stored[name] = _Stored(info, path, start)
+            info = TensorInfo(dtype, shape)
+            if last > size or last - first != info.num_bytes:
+                raise CheckpointError(
+                    f"{path} is truncated: tensor {name!r} needs the bytes up to {last}, the file has "
+                    f"{size}. Copy or download it again."
+                )
+            self._stored[name] = _Stored(info, path, first)
+
+
+def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Read the JSON at the head of a safetensors file.
+
+    Returns:
+        The header, and the position of the first byte of data.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if 8 + length > size:
+            raise CheckpointError(
+                f"{path} is truncated or no safetensors file: it has {size} bytes and ends inside its "
+                "header. Copy or download it again."
+            )
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} is no safetensors file: its header is no JSON ({error})."
+            ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} is no safetensors file: its header is no JSON object.")
+    return header, 8 + length
 
 
 def open_checkpoint(folder: str | os.PathLike[str], *, label: str) -> Checkpoint:
@@ -206,8 +226,10 @@ def open_checkpoint(folder: str | os.PathLike[str], *, label: str) -> Checkpoint
 def _open_shards(folder: Path, label: str) -> Checkpoint:
     index = folder / INDEX_NAME
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
+        weight_map = {
+            str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{label}: {index} is damaged: {error!r}. Copy or download it again."
         ) from error
