@@ -1,28 +1,36 @@
-"""Where and how jobs run. Read by our manager and by upstream Sisyphus alike; all names: sisyphus/global_settings.py.
+"""Where and how jobs run; for our manager and upstream Sisyphus. All names: sisyphus/global_settings.py.
 
-On a Slurm cluster, return an EngineSelector of two engines instead: ``short`` (a LocalEngine, for jobs that take seconds)
-and ``long`` (SimpleLinuxUtilityForResourceManagementEngine(default_rqmt={"cpu": 1, "mem": 4, "time": 1})).
+On a Slurm cluster, let engine() return an EngineSelector of two engines instead: ``short`` (a LocalEngine,
+for jobs that take seconds) and ``long`` (SimpleLinuxUtilityForResourceManagementEngine).
 """
 
 import os
 from pathlib import Path
 
+CPUS = os.cpu_count() or 1
+MEM_GB = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+
 
 def engine():
-    """Run jobs on this machine, on all of its cpus and GPUs; a job sees only the GPUs that it asks for."""
+    """Share this machine among the jobs; a job sees only the GPUs that it asks for."""
     from sisyphus.localengine import LocalEngine
 
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    devices = ",".join(str(index) for index in range(gpus))
-    return LocalEngine(cpus=os.cpu_count() or 1, gpus=gpus, available_gpus=devices)
+    every_gpu = [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(every_gpu)).split(",") if name]
+    return LocalEngine(cpus=CPUS, gpus=len(gpus), available_gpus=",".join(gpus), mem=MEM_GB)
 
 
-# Jobs start from an empty environment, so that results do not depend on a shell's. These pass through: where downloads
-# are kept, whether the Hub may be asked, where local data and models lie.
+def check_engine_limits(current_rqmt, task):
+    """On a machine with few cpus jobs take longer, but they run."""
+    return {**current_rqmt, "cpu": min(current_rqmt.get("cpu", 1), CPUS)}
+
+
+# Jobs start from an empty environment, so that results do not depend on a shell's. These pass through: where
+# downloads are kept, whether the Hub may be asked, where local data and models lie.
 DEFAULT_ENVIRONMENT_KEEP |= {  # noqa: F821 - the defaults are there when this file is read
     *("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HTTPS_PROXY", "SSL_CERT_FILE"),
     *("MERGING_DATA", "MERGING_BASE_MODEL", "MERGING_CACHE"),
 }
-# The default OMP_NUM_THREADS and MKL_NUM_THREADS, 1, stand for "as many as the job asks cpus for" in our manager; a text
-# here ("4") is taken as it is, and upstream always takes what stands here.
+# The default OMP_NUM_THREADS and MKL_NUM_THREADS, 1, stand for "as many as the job asks cpus for" in our
+# manager; a text here ("4") is taken as it is, and upstream always takes what stands here.
 DEFAULT_ENVIRONMENT_SET |= {"TOKENIZERS_PARALLELISM": "false"}  # noqa: F821

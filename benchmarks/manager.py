@@ -2,9 +2,9 @@
 
     python benchmarks/manager.py [--runs 3] [--json PATH]
 
-A chain shows the delay between two jobs, a fan-out how well the cpus are used, a finished graph the cost of looking.
-Upstream needs 243 s for this chain and 183 s for this fan-out with its default waits on a 2-core machine, 11.2 s and 38.6 s with
-all waits off.
+A chain shows the delay between two jobs, a fan-out how well the cpus are used, a finished graph the cost of
+looking. Upstream needs 243 s for this chain and 183 s for this fan-out with its default waits on a 2-core
+machine, 11.2 s and 38.6 s with all waits off.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def py():
 
 def main() -> None:
     """Run all cases and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=3, help="runs of each case; the median counts")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
@@ -87,7 +89,8 @@ def main() -> None:
         seconds = [measure(prepare, config) for _ in range(args.runs)]
         results[name] = {"seconds": seconds, "median_s": statistics.median(seconds), "limit_s": limit_s}
         print(  # noqa: T201
-            f"{name:24} {statistics.median(seconds):9.2f} {min(seconds):7.2f} {max(seconds):7.2f} {limit_s:8.1f}"
+            f"{name:24} {statistics.median(seconds):9.2f} {min(seconds):7.2f} {max(seconds):7.2f} "
+            f"{limit_s:8.1f}"
         )
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """The command line: arguments of ``sis``, and which function runs each command.
 
-Commands are imported when they are called: a worker starts once for each task and must not pay for the manager.
+Commands are imported when they are called: a worker starts once for each task and must not pay for the
+manager.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _manager(args: argparse.Namespace) -> int:
     for flag, wanted in (("--http", args.http), ("--fs", args.filesystem), ("--ui", args.ui)):
         if wanted:
             logging.error(
-                "%s is not part of this version. Leave it out: on a terminal the manager itself shows what runs.",
+                "%s is not part of this version. Leave it out: on a terminal the manager shows what runs.",
                 flag,
             )
             return EXIT_USAGE

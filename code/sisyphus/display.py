@@ -14,6 +14,7 @@ from sisyphus import overview
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+
     from sisyphus.job import Job
 
 

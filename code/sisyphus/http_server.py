@@ -1,4 +1,4 @@
-"""Objects as HTML. Published recipes import :func:`object_to_html` from here, also where no web server can run."""
+"""Objects as HTML. Published recipes import :func:`object_to_html` from here, web server or not."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def object_to_html(obj: Any) -> str:
     """Render an argument of a job.
 
     Args:
-        obj: anything. An ``html()`` method of its own is used if there is one; lists, dicts, paths and jobs are shown with
-            their structure; anything else as its text, escaped.
+        obj: anything. An ``html()`` method of its own is used if there is one; lists, dicts, paths and jobs
+            are shown with their structure; anything else as its text, escaped.
 
     Returns:
         A fragment of HTML.

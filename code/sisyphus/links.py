@@ -51,7 +51,7 @@ def update_output(name: str, value: AbstractPath) -> bool:
 
 
 def create_aliases(jobs: Iterable[Job]) -> None:
-    """Link ``alias/PREFIX/NAME`` to the directory of each job that has a name, also if the job was not set up yet.
+    """Link ``alias/PREFIX/NAME`` to the directory of each job that has a name, set up or not.
 
     Two jobs with one alias: a warning names both, the first keeps it.
     """
@@ -81,7 +81,7 @@ def _alias_links(job: Job) -> Iterator[str]:
 def _link(target: str, link: str) -> bool:
     """Make a link; a problem is only a warning, because it must not stop the experiment."""
     try:
-        _make_directories(Path(link).parent)
+        make_directories(Path(link).parent)
         link_atomically(target, link)
     except OSError as error:
         logging.warning("Cannot link %s to %s: %s", link, target, error)
@@ -89,8 +89,9 @@ def _link(target: str, link: str) -> bool:
     return True
 
 
-def _make_directories(directory: Path) -> None:
+def make_directories(place: str | os.PathLike[str]) -> None:
     """Make a directory; a file or link in its way is removed: an output became a folder of outputs."""
+    directory = Path(place)
     for part in (*reversed(directory.parents), directory):
         if part.is_dir():
             continue

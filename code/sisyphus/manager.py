@@ -1,7 +1,7 @@
 """The loop: which jobs can run, and have an engine run them, until the targets are there or nothing can run.
 
-The loop sleeps until an engine wakes it. It also looks by itself every few seconds, because some changes make no
-sound: a ``hold`` file that was removed, an output released by a job that still runs, a report that is due.
+The loop sleeps until an engine wakes it. It also looks by itself every few seconds, because some changes make
+no sound: a ``hold`` file that was removed, an output released by a job that still runs, a report that is due.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import sisyphus.global_settings as gs
 from sisyphus import overview
 from sisyphus.display import Display, PlainDisplay
 from sisyphus.errors import RefusedError, SisyphusError
+from sisyphus.links import create_aliases
 from sisyphus.loader import config_manager
-from sisyphus.outputs import link_aliases as create_aliases
 from sisyphus.prompts import ask
 from sisyphus.results_cache import finished_results_cache
 from sisyphus.targets import OutputPath, OutputReport
@@ -295,7 +295,7 @@ class Manager(threading.Thread):
             self._set_up.add(job)
 
     def _for_each(self, jobs: Collection[Job], act: Callable[[Job], None]) -> None:
-        """Act on all jobs; those that cannot be set up or submitted are told, and not tried again in this run."""
+        """Act on all jobs; those that cannot be set up or submitted are told, and not tried again."""
         if len(jobs) <= 1 or gs.MANAGER_SUBMIT_WORKER <= 1:
             for job in jobs:
                 self._try(job, act)

@@ -99,8 +99,8 @@ def _cpu_seconds() -> float:
 def _peak_rss_gb() -> float:
     """Largest memory of this process or of one of its ended children, in GB.
 
-    ``ru_maxrss`` of a process counts what its parent had when it was forked, so the kernel's high-water mark is read where
-    there is one.
+    ``ru_maxrss`` of a process counts what its parent had when it was forked, so the kernel's high-water mark
+    is read where there is one.
     """
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit

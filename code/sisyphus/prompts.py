@@ -1,4 +1,4 @@
-"""Questions on the command line. The end of stdin is the harmless answer, so a script never hangs or crashes here."""
+"""Questions on the command line. The end of stdin is the harmless answer: scripts neither hang nor crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sis manager``: loads configs, shows where the graph is, asks what to do, runs the loop, says what came out."""
+"""``sis manager``: loads configs, asks what to do, runs the loop, says what came out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def run(options: Options) -> int:
     """Run the command.
 
     Returns:
-        Exit code: 0 if everything wanted is there or may still come, 1 if a job failed or an input is missing.
+        Exit code: 0 if everything wanted is there or may still come, 1 if a job failed or an input is
+        missing.
 
     Raises:
         AssertionError: flags that contradict each other.
@@ -122,7 +123,7 @@ class _Session:
         if self.options.run:
             self.manager.update_links()
         answer = ask(
-            "All calculations are done: print verbose overview (v), update outputs and aliases (u), cancel (c)? ",
+            "All calculations are done: verbose overview (v), update outputs and aliases (u), cancel (c)? ",
             "c",
         )
         if answer in ("v", "y"):

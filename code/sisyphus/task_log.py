@@ -11,7 +11,7 @@ BANNER = "RETRY OR CONTINUE TASK"
 
 def open_log(path: str | Path) -> BinaryIO:
     """Open a log for another run, at its end."""
-    log = Path(path).open("ab")
+    log = Path(path).open("ab")  # noqa: SIM115 - the caller closes it
     if log.tell() > 0:
         log.write(f"{BANNER}\n".encode())
         log.flush()

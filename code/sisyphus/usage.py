@@ -45,8 +45,8 @@ def process_start(pid: int) -> float | None:
     """When the process started: a number that tells it from later ones with the same pid.
 
     Returns:
-        Clock ticks since boot on Linux, seconds since the epoch elsewhere; None if no such process lives. A zombie
-        does not live.
+        Clock ticks since boot on Linux, seconds since the epoch elsewhere; None if no such process lives. A
+        zombie does not live.
     """
     if not Path("/proc/self/stat").exists():
         return _process_start_psutil(pid)
@@ -84,8 +84,8 @@ def is_alive(usage: Mapping[str, Any], *, job_dir: str, task_name: str) -> bool:
 
     Args:
         usage: content of the usage file.
-        job_dir: directory of the job as in the worker's command line; for files without ``process_start``, which
-            upstream writes, the command line is compared instead.
+        job_dir: directory of the job as in the worker's command line; for files without ``process_start``,
+            which upstream writes, the command line is compared instead.
         task_name: name of the task, likewise.
     """
     pid = usage.get("pid")

@@ -1,7 +1,7 @@
 """Runs one task of one job: the process behind ``sis worker``.
 
-What a task leaves behind are its log, its usage file, and a marker: ``finished`` or ``error``. No marker means that it was
-interrupted: killed, out of memory, or stopped by SIGTERM.
+What a task leaves behind are its log, its usage file, and a marker: ``finished`` or ``error``. No marker
+means that it was interrupted: killed, out of memory, or stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ _DEFAULT_THREADS = 1
 
 
 class Interrupted(BaseException):
-    """The process was asked to end (SIGTERM, Ctrl-C): no exception of the task, so ``except Exception`` lets it pass."""
+    """The process was asked to end (SIGTERM, Ctrl-C).
+
+    It is no ``Exception``, so that tasks which catch those let it pass.
+    """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -64,7 +67,8 @@ def run(call: Call) -> int:
     """Run the task.
 
     Returns:
-        Exit code: 0 if it finished, 1 if it failed, 3 if another process runs it, 128 + signal if it was interrupted.
+        Exit code: 0 if it finished, 1 if it failed, 3 if another process runs it, 128 + signal if it was
+        interrupted.
     """
     engine = gs.engine().get_used_engine(call.engine_name)
     gs.active_engine = engine
@@ -136,8 +140,8 @@ def _run_task(job: Job, task: Task, task_id: int, engine: EngineBase, *, resume:
 def _set_environment(job: Job, requested: Requirements) -> None:
     """Leave only the variables that settings and job name.
 
-    The thread counts of the defaults stand for "as many as the task has cpus": the number that the task asks for is
-    put in their place. A value from a settings file, or from the job, is used as it is.
+    The thread counts of the defaults stand for "as many as the task has cpus": the number that the task asks
+    for is put in their place. A value from a settings file, or from the job, is used as it is.
     """
     cpus = max(1, int(requested.get("cpu", 1)))
     # the default is the number 1; a settings file that means one thread says "1"
@@ -154,7 +158,7 @@ def _set_environment(job: Job, requested: Requirements) -> None:
 
 
 def _wait_for_inputs(job: Job, engine: EngineBase) -> None:
-    """Wait until all inputs are there, and, where several hosts share a file system, until they are old enough.
+    """Wait until all inputs are there, and old enough where several hosts share a file system.
 
     Raises:
         AssertionError: inputs are missing, and the settings say that they must be there.
@@ -178,7 +182,7 @@ def _wait_for_inputs(job: Job, engine: EngineBase) -> None:
 
 
 def _wait_for_age(paths: list[str]) -> None:
-    """Sleep until each file was last changed WAIT_PERIOD_MTIME_OF_INPUTS seconds ago: it is complete everywhere then."""
+    """Sleep until no file was changed for WAIT_PERIOD_MTIME_OF_INPUTS seconds: it is complete then."""
     newest = max((Path(path).stat().st_mtime for path in paths), default=0.0)
     rest_s = newest + gs.WAIT_PERIOD_MTIME_OF_INPUTS - time.time()
     if rest_s > 0:

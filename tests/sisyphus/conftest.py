@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -94,7 +93,9 @@ class Project:
         print(done.stdout, done.stderr, sep="\n")
         return done
 
-    def manager(self, *args: str, config: str = "config/exp.py", **kwargs: object) -> subprocess.CompletedProcess[str]:
+    def manager(
+        self, *args: str, config: str = "config/exp.py", **kwargs: object
+    ) -> subprocess.CompletedProcess[str]:
         """``sis manager -r`` to its end."""
         return self.sis("manager", "-r", *args, config, **kwargs)  # type: ignore[arg-type]
 
@@ -132,5 +133,3 @@ def wait_for() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.02)
 
     return wait
-
-

@@ -1,4 +1,4 @@
-"""Engines of upstream that are not there yet: settings files that build them load, starting them says what to do."""
+"""Engines of upstream that are not there yet: settings files can make them, starting them says what to do."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class AbsentEngine(EngineBase):
             EngineError: always.
         """
         raise EngineError(
-            f"{type(self).__name__} is not part of this version. Use LocalEngine in engine() of the settings file, on a "
-            "machine or in an allocation of the scheduler; or run the same recipes with upstream Sisyphus, which "
-            "has this engine and goes on in the same work folder."
+            f"{type(self).__name__} is not part of this version. Use LocalEngine in engine() of the settings "
+            "file, on a machine or in an allocation of the scheduler; or run the same recipes with upstream "
+            "Sisyphus, which has this engine and goes on in the same work folder."
         )
 
     def submit_call(

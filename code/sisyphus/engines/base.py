@@ -1,10 +1,12 @@
 """What an engine is: submit a task, say what became of it, cancel it.
 
-An engine subclasses :class:`EngineBase` and defines at least ``submit_call``, ``task_state`` and ``get_task_id``. The manager and
-the worker know nothing else of engines, and engines know nothing of graphs or recipes.
+An engine subclasses :class:`EngineBase` and defines at least ``submit_call``, ``task_state`` and
+``get_task_id``. The manager and the worker know nothing else of engines, and engines know nothing of graphs
+or recipes.
 
-The manager sleeps until something happens. An engine that notices the end of its tasks calls :meth:`EngineBase.notify`;
-one that has to ask a scheduler gives the seconds between two looks as ``poll_interval_s``.
+The manager sleeps until something happens. An engine that notices the end of its tasks calls
+:meth:`EngineBase.notify`; one that has to ask a scheduler gives the seconds between two looks as
+``poll_interval_s``.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class EngineBase:
     """Base of all engines, with everything that does not depend on the scheduler."""
 
     waits_for_file_system = True
-    """Tasks may run on other hosts: what they write is seen late, so workers and states wait as WAIT_PERIOD_* says."""
+    """Tasks may run on other hosts: what they write is seen late, and WAIT_PERIOD_* says how late."""
 
     def __init__(self) -> None:
         self._on_change: Callable[[], None] | None = None
@@ -151,8 +153,8 @@ class EngineBase:
     def get_rqmt(self, task: Task, task_id: int, update: bool = True) -> Requirements:
         """Requirements of one task id: what it asked for, or what it got last.
 
-        A value in the recipe that was never submitted is new and wins; else the value of the last submission, which may
-        have been raised, is kept.
+        A value in the recipe that was never submitted is new and wins; else the value of the last submission,
+        which may have been raised, is kept.
 
         Args:
             task: the task.
@@ -248,8 +250,8 @@ class EngineSelector(EngineBase):
         if name not in self.engines:
             known = ", ".join(sorted(self.engines))
             raise EngineError(
-                f"unknown engine {name!r}. Known: {known}. Add it to engine() in the settings file, or change "
-                "rqmt['engine'] of the task."
+                f"unknown engine {name!r}. Known: {known}. Add it to engine() in the settings file, or "
+                "change rqmt['engine'] of the task."
             )
         return self.engines[name]
 
@@ -311,7 +313,8 @@ class EngineSelector(EngineBase):
         engine = self.get_used_engine(engine_name)
         if gs.CMD_WORKER not in call:
             raise EngineError(
-                f"the worker wrapper must keep the word {gs.CMD_WORKER!r} as an item of its own, got {call!r}."
+                f"the worker wrapper must keep the word {gs.CMD_WORKER!r} as an item of its own, "
+                f"got {call!r}."
             )
         after = call.index(gs.CMD_WORKER) + 1
         call = [*call[:after], "--engine", engine_name, *call[after:]]
@@ -355,7 +358,7 @@ def normalize(rqmt: Mapping[str, Any]) -> Requirements:
 
 
 def _last_value(key: str, value: Any, history: Sequence[SubmitInfo]) -> Any:
-    """Value of one requirement for the next try: what was submitted last, unless the recipe's value is new."""
+    """One requirement for the next try: what was submitted last, unless the recipe's value is new."""
     if any(key in info and info[key] == value for info in history):
         return history[-1].get(key, value)
     return value

@@ -1,8 +1,8 @@
 """Tasks as processes on this machine, within a budget of cpus, gpus, memory and whatever else is configured.
 
-Each task is a process in a session of its own: it outlives the manager, and the next manager finds it again by its usage
-file. A thread waits for each running process; when one ends, the next that fits starts at once and the manager is
-woken. Nothing here looks at the clock.
+Each task is a process in a session of its own: it outlives the manager, and the next manager finds it again
+by its usage file. A thread waits for each running process; when one ends, the next that fits starts at once
+and the manager is woken. Nothing here looks at the clock.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class LocalEngine(EngineBase):
 
     Args:
         cpus: how many cpus all running tasks may ask for together.
-        gpus: how many GPUs. The devices are those of ``available_gpus``, else the first of CUDA_VISIBLE_DEVICES if that
-            is set, else 0, 1, ...
+        gpus: how many GPUs. The devices are those of ``available_gpus``, else the first of
+            CUDA_VISIBLE_DEVICES if that is set, else 0, 1, ...
         available_gpus: names of the devices, separated by commas, as CUDA_VISIBLE_DEVICES takes them.
         resources: ``cpu`` and ``gpu`` as other names of the two above, ``mem`` in GB, and any other countable
             resource. Memory and others are counted only if they are given.
@@ -165,8 +165,8 @@ class LocalEngine(EngineBase):
     def _check(self, rqmt: Requirements, name: str) -> None:
         if rqmt.get("multi_node_slots", 1) > 1:
             raise RefusedError(
-                f"{name} asks for multi_node_slots={rqmt['multi_node_slots']}, but the local engine is one machine. "
-                "Ask for 1, or send it to a cluster engine."
+                f"{name} asks for multi_node_slots={rqmt['multi_node_slots']}, but the local engine is one "
+                "machine. Ask for 1, or send it to a cluster engine."
             )
         for resource, total in self._total.items():
             asked = rqmt.get(resource, 0)
@@ -174,9 +174,9 @@ class LocalEngine(EngineBase):
                 raise RefusedError(f"{name} asks for {resource}={asked!r}, which is no number.")
             if asked > total:
                 raise RefusedError(
-                    f"{name} asks for {resource}={asked:g}, but this engine has {total:g} in total. Ask for less "
-                    f"(rqmt in the recipe, job.update_rqmt in the config), or give LocalEngine({resource}=...) more in "
-                    "the settings file."
+                    f"{name} asks for {resource}={asked:g}, but this engine has {total:g} in total. Ask for "
+                    "less (rqmt in the recipe, job.update_rqmt in the config), or give "
+                    f"LocalEngine({resource}=...) more in the settings file."
                 )
 
     def _adopt(self, task: Task, task_id: int, key: _Key) -> bool:
