@@ -101,7 +101,8 @@ class SquaredGradients:
         """Add the examples of a batch: any number, padded or not.
 
         Raises:
-            MergingError: a module treats this batch otherwise than the first one.
+            MergingError: scores that are not finite, or a module that treats this batch otherwise than the
+                first one.
         """
         with _frozen(self._parameters.values()):
             if not self._is_probed:
@@ -120,6 +121,11 @@ class SquaredGradients:
                     "requires_grad_(False) on them, or use batch_size=1."
                 )
             self._looped |= recording.unreachable
+        if not scores.isfinite().all():
+            raise MergingError(
+                "the model's scores are not finite: its weights are too large, or the data are not what it "
+                "was trained on. Train it again, with a smaller learning rate."
+            )
         given = list(cotangents(scores.detach()))
         for cotangent in given:
             recording.backward(scores, cotangent, partial(self._square, sums))

@@ -97,9 +97,10 @@ def estimate(
         squares.add(inputs, cotangents)
         report.advance(len(examples))
 
-    mean = {name: total / squares.num_examples for name, total in squares.sums.items()}
-    _check_finite(mean)
-    tensors = models.as_stored(network, mean)
+    for total in squares.sums.values():
+        total /= squares.num_examples
+    _check_finite(squares.sums)
+    tensors = models.as_stored(network, squares.sums)
     record = HessianRecord(
         estimator=estimator,
         task_type=task_type,
@@ -205,8 +206,8 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise MergingError(
-                f"the estimate for {name!r} is not finite: the model's scores or gradients overflow on this "
-                "data."
+                f"the estimate for {name!r} is not finite: squares of its gradients overflow. The model has "
+                "probably diverged in training."
             )
 
 

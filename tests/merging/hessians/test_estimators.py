@@ -157,9 +157,7 @@ def test_empirical_needs_labels() -> None:
 
 def test_the_folder_is_the_registry() -> None:
     assert hessians.names() == ("fisher_empirical", "fisher_exact", "fisher_mc")
-    with pytest.raises(
-        UnknownNameError, match="unknown Hessian estimator 'fisher_mcc'. Did you mean 'fisher_mc'"
-    ):
+    with pytest.raises(UnknownNameError, match=r"'fisher_mcc'\. Did you mean 'fisher_mc'"):
         hessians.check_call("fisher_mcc", {})
     with pytest.raises(UnknownNameError):
         hessians.load("artifact")
