@@ -39,6 +39,13 @@ class FinishedResultsCache:
         if size_bytes <= gs.CACHE_FINISHED_RESULTS_MAX_SIZE:
             self.remember(kind, path, value)
 
+    def forget_job(self, folder: str) -> None:
+        """Forget everything about a job and its outputs."""
+        gone = [key for key in self._known if key[1] == folder or key[1].startswith(f"{folder}{os.sep}")]
+        for key in gone:
+            del self._known[key]
+            self._changed = True
+
     def read_from_file(self) -> None:
         """Take over what an earlier process knew; a damaged file is ignored with a warning."""
         import pickle
