@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import types
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeGuard
 
 from sisyphus.hash import get_object_state
 
@@ -12,13 +13,24 @@ _LEAVES: frozenset[type] = frozenset(
     {type(None), int, float, bool, str, complex, bytes, bytearray, types.FunctionType, types.ModuleType, type}
 )
 _SEQUENCES = (list, tuple, set, frozenset)
+_PLAIN_CONTAINERS: frozenset[type] = frozenset({*_SEQUENCES, dict})
+
+
+def is_path(value: object) -> TypeGuard[Any]:
+    """Whether this is a Path or Variable."""
+    return getattr(value, "_sis_path", None) is True
+
+
+def is_job(value: object) -> TypeGuard[Any]:
+    """Whether this is a job, not a job class."""
+    return hasattr(type(value), "_sis_id")
 
 
 def extract_paths(value: Any) -> set[Any]:
-    """Return all paths inside ``value``: in containers, in values of dicts, and in attributes of objects.
+    """Return all paths inside ``value``: in containers, values of dicts, attributes of objects.
 
-    Not entered: keys of dicts, entries whose name begins with ``_sis_``, blocks, members of enums, and
-    objects without readable members.
+    Not entered: keys of dicts, entries whose name begins with ``_sis_``, blocks, members of enums, and objects
+    without readable members.
     """
     found: set[Any] = set()
     seen: set[int] = set()
@@ -26,28 +38,34 @@ def extract_paths(value: Any) -> set[Any]:
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        cls = type(item)
-        if cls in _LEAVES or id(item) in seen:
+        if type(item) in _LEAVES or id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, _SEQUENCES):
             waiting.extend(item)
-            waiting.append(getattr(item, "__dict__", None))
         elif isinstance(item, dict):
-            waiting.extend(v for k, v in item.items() if not (isinstance(k, str) and k.startswith("_sis_")))
-            waiting.append(getattr(item, "__dict__", None))
-        elif isinstance(item, (type, enum.Enum)) or getattr(cls, "_sis_no_paths_inside", False):
-            continue
-        elif getattr(item, "_sis_path", None) is True:
+            waiting.extend(_values(item))
+        elif is_path(item):
             found.add(item)
-        elif isinstance(getattr(item, "_sis_inputs", None), set):  # a job
+            continue
+        elif is_job(item):
             found |= item._sis_inputs
             found.update(item._sis_outputs.values())
+            continue
+        elif isinstance(item, (type, enum.Enum)) or hasattr(type(item), "_sis_no_paths_inside"):
+            continue
         else:
             state = _state_or_nothing(item)
             kept.append(state)
             waiting.append(state)
+            continue
+        if type(item) not in _PLAIN_CONTAINERS:
+            waiting.append(getattr(item, "__dict__", None))
     return found
+
+
+def _values(item: dict[Any, Any]) -> Iterable[Any]:
+    return [value for key, value in item.items() if not (type(key) is str and key.startswith("_sis_"))]
 
 
 def _state_or_nothing(item: Any) -> Any:

@@ -205,8 +205,8 @@ class SISGraph:
                 found.append(job)
             if mode in ("all", "path"):
                 paths = sorted({*job._sis_inputs, *job._sis_outputs.values()})
-                found.extend(path for path in paths if pattern in path.get_path() and path not in found)
-        return found
+                found.extend(path for path in paths if pattern in path.get_path())
+        return list(dict.fromkeys(found))
 
     def for_all_nodes(
         self,
@@ -270,7 +270,7 @@ class SISGraph:
                 break  # else an update added inputs, and with them perhaps jobs, while we looked
         for path in self._outside_inputs(nodes, order):
             state = State.INPUT_PATH if path.available() else State.INPUT_MISSING
-            by_state.setdefault(state, set()).add(path.get_path())
+            by_state.setdefault(str(state), set()).add(path.get_path())
         return by_state
 
     def _outside_inputs(self, nodes: Iterable[Any] | None, order: list[Job]) -> set[AbstractPath]:
@@ -287,10 +287,11 @@ class SISGraph:
 
 
 def _state_in_graph(job: Job, engine: EngineBase | None) -> str:
+    """The state as plain text; a held job still waits for its inputs."""
     state = job._sis_state(engine)
     if state == State.HOLD and not job._sis_runnable():
-        return State.WAITING
-    return state
+        state = State.WAITING
+    return str(state)
 
 
 graph = SISGraph()

@@ -14,6 +14,7 @@ from sisyphus.errors import VariableNotSet
 from sisyphus.job_dir import JobDir
 from sisyphus.job_identity import JobSingleton, created_jobs, default_hash, restore_job
 from sisyphus.job_path import AbstractPath, Path, Variable
+from sisyphus.results_cache import finished_results_cache
 from sisyphus.task import Task
 
 if TYPE_CHECKING:
@@ -99,13 +100,14 @@ class Job(metaclass=JobSingleton):
             cached: later jobs may read a local copy.
         """
         path = Path(filename, self, cached)
-        known = self._sis_outputs.get(path.get_path())
+        place = path.get_path()
+        known = self._sis_outputs.get(place)
         if known is not None:
             logging.warning(f"{self}: the output {filename!r} is declared twice")
             return known  # type: ignore[return-value]
         if directory:
             self._sis_output_dirs.add(filename)
-        self._sis_outputs[path.get_path()] = path
+        self._sis_outputs[place] = path
         return path
 
     def output_var(self, filename: str, pickle: bool = False, backup: Any = None) -> Variable:
@@ -333,7 +335,7 @@ class Job(metaclass=JobSingleton):
         if gs.JOB_USE_TAGS_IN_PATH and self._sis_tags:
             path += "." + ".".join(sorted(self._sis_tags))[:80]
         if path_type is not None:
-            path = os.path.join(path, path_type if task_id is None else f"{path_type}.{task_id}")
+            path = f"{path}/{path_type}" if task_id is None else f"{path}/{path_type}.{task_id}"
         return os.path.join(gs.BASE_DIR, path) if abspath else path
 
     @property
@@ -383,10 +385,13 @@ class Job(metaclass=JobSingleton):
         self._sis_is_finished = False
         self._sis_setup_since_restart = False
         self._sis_task_cache = None
+        finished_results_cache.forget_job(self._sis_path())
 
     def _sis_cleanup(self) -> None:
         """Remove ``work/`` and pack the rest, apart from outputs."""
-        self._sis_dir.archive(keep_work=gs.JOB_CLEANUP_KEEP_WORK, keep_input=gs.JOB_CLEANUP_KEEP_INPUT)
+        from sisyphus.job_archive import clean
+
+        clean(self._sis_dir, keep_work=gs.JOB_CLEANUP_KEEP_WORK, keep_input=gs.JOB_CLEANUP_KEEP_INPUT)
 
     # --- state
     # ------------------------------------------------------------------------------------------------

@@ -235,36 +235,15 @@ class JobDir:
         return aside
 
     def delete(self) -> None:
-        """Remove the folder; of a linked one only the link."""
+        """Remove the folder; of a linked one only the link. A kill leaves nothing that looks like the job."""
         import shutil
 
         if os.path.islink(self.path):
             os.unlink(self.path)
-        else:
-            shutil.rmtree(self.path)
-
-    def archive(self, *, keep_work: bool, keep_input: bool) -> None:
-        """Remove ``work/`` and pack all but outputs and info into an archive, which then marks the job."""
-        import shutil
-        import tarfile
-
-        if not keep_work:
-            shutil.rmtree(self.entry(gs.JOB_WORK_DIR), ignore_errors=False)
-        kept = {gs.JOB_OUTPUT, gs.JOB_INFO, gs.JOB_WORK_DIR, gs.JOB_FINISHED_ARCHIVE}
-        if keep_input:
-            kept.add(gs.JOB_INPUT)
-        packed = sorted(name for name in self.names() if name not in kept)
-        temporary = self.entry(f".{gs.JOB_FINISHED_ARCHIVE}.{os.getpid()}.tmp")
-        with tarfile.open(temporary, "w:gz") as archive:
-            for name in packed:
-                archive.add(self.entry(name), arcname=name)
-        os.replace(temporary, self.entry(gs.JOB_FINISHED_ARCHIVE))
-        for name in packed:
-            path = self.entry(name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            else:
-                os.unlink(path)
+            return
+        aside = f"{self.path}.deleted.{os.getpid()}"
+        os.rename(self.path, aside)
+        shutil.rmtree(aside)
 
 
 def read_save(path: str) -> Any:

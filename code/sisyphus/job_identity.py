@@ -25,6 +25,7 @@ graph_lock = threading.RLock()
 
 _LETTERS = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _ID_CHARS = _LETTERS | frozenset(".-_/")
+_IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
 _TAG_CHARS = _LETTERS | frozenset(".-_")
 
 
@@ -55,10 +56,11 @@ def _make(
     tags: set[str] | None,
 ) -> Job:
     _warn_of_jobs_as_arguments(cls, parsed_args)
-    try:
-        args, kwargs, parsed_args = copy.deepcopy((args, kwargs, parsed_args))
-    except TypeError as error:
-        raise TypeError(f"{_show(cls)}: an argument cannot be copied: {error}") from error
+    if not all(type(value) in _IMMUTABLE for value in (*args, *kwargs.values(), *parsed_args.values())):
+        try:
+            args, kwargs, parsed_args = copy.deepcopy((args, kwargs, parsed_args))
+        except TypeError as error:
+            raise TypeError(f"{_show(cls)}: an argument cannot be copied: {error}") from error
     job: Job = cls.__new__(cls)
     job._sis_init(job_id, args, kwargs, parsed_args, tags)
     return job

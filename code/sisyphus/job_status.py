@@ -126,7 +126,7 @@ def next_task(job: Job) -> Task | None:
     return next((task for task in job._sis_tasks() if not task.finished()), None)
 
 
-def job_state(job: Job, engine: EngineBase | None) -> str:
+def job_state(job: Job, engine: EngineBase | None) -> State:
     """Return the state of a job; hold and finished are looked at before the inputs."""
     if is_finished(job):
         return State.FINISHED

@@ -6,11 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
-from sisyphus import outputs
+from sisyphus import links
 from sisyphus.extract import extract_paths
+from sisyphus.job_dir import write_atomically
 
 if TYPE_CHECKING:
     from sisyphus.job_path import AbstractPath
@@ -69,16 +71,11 @@ class OutputPath(OutputTarget):
     def run_when_done(self, write_output: WriteOutput | None = None) -> None:
         """Make the links, or renew them."""
         super().run_when_done()
-        if write_output is not None:
-            write_output(self.name, self.sis_path)
-            return
-        for link in self.links():
-            outputs.link_output(link, self.sis_path)
+        (write_output or links.update_output)(self.name, self.sis_path)
 
     def links(self) -> list[str]:
         """Return where it is linked: once for each prefix that its job was made under."""
-        prefixes = getattr(self.sis_path.creator, "_sis_alias_prefixes", None) or {""}
-        return [os.path.join(gs.OUTPUT_DIR, prefix, self.name) for prefix in sorted(prefixes)]
+        return links.output_links(self.name, self.sis_path)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, OutputPath) and (self.name, self.sis_path) == (other.name, other.sis_path)
@@ -144,7 +141,12 @@ class OutputReport(OutputTarget):
 
     def _write(self) -> None:
         self._written_at = time.monotonic()
-        outputs.write_report(os.path.join(gs.OUTPUT_DIR, self.name), self.text())
+        path = os.path.join(gs.OUTPUT_DIR, self.name)
+        try:
+            links.make_directories(Path(path).parent)
+            write_atomically(path, self.text().encode("utf-8"))
+        except OSError as error:
+            logging.warning(f"Cannot write the report {path}: {error}")
 
 
 class OutputCall(OutputTarget):

@@ -184,7 +184,7 @@ class Task:
     def _try_again(self, task_id: int) -> bool:
         return self.tries > 1 and self.job._sis_dir.reset_error(self._start, task_id, self.tries - 1)
 
-    def state(self, engine: EngineBase | None, task_id: int | None = None, force: bool = False) -> str:
+    def state(self, engine: EngineBase | None, task_id: int | None = None, force: bool = False) -> State:
         """Return the state of this id, or of the whole task.
 
         Args:
