@@ -29,8 +29,8 @@ def is_job(value: object) -> TypeGuard[Any]:
 def extract_paths(value: Any) -> set[Any]:
     """Return all paths inside ``value``: in containers, values of dicts, attributes of objects.
 
-    Not entered: keys of dicts, entries whose name begins with ``_sis_``, blocks, members of enums, and objects
-    without readable members.
+    Not entered: keys of dicts, entries whose name begins with ``_sis_``, blocks, members of enums, and
+    objects without readable members.
     """
     found: set[Any] = set()
     seen: set[int] = set()
