@@ -76,8 +76,8 @@ class Experiment:
     def multitask_model(self, seed: int) -> tk.Path:
         """theta_0 fine-tuned on all tasks together."""
         splits = [self.tasks[task] for task in sorted(self.tasks)]
-        train = _concatenate(part.train for part in splits)
-        validation = _concatenate(part.validation for part in splits)
+        train = _concatenate([part.train for part in splits])
+        validation = _concatenate([part.validation for part in splits])
         return self._finetune(train, validation, seed, "multitask")
 
     def hessian_of(self, task: str | None, seed: int, estimator: str) -> tk.Path:
@@ -179,6 +179,8 @@ class Experiment:
             job.update_rqmt("run", self.resources[step])
 
 
-def _concatenate(datasets: Iterable[Any]) -> list[Dataset]:
-    """One list of data sets, of data sets and lists of them."""
+def _concatenate(datasets: Sequence[Any]) -> list[Dataset] | None:
+    """One list of data sets, of data sets and lists of them; None if one of them is None."""
+    if None in datasets:
+        return None
     return [item for dataset in datasets for item in (dataset if isinstance(dataset, list) else [dataset])]

@@ -15,6 +15,7 @@ from merging.command_line import (
     Parser,
     as_json,
     dataset,
+    dataset_or_file,
     folder_or_json,
     parse,
     write,
@@ -271,7 +272,13 @@ COMMANDS: tuple[Command, ...] = (
         arguments=(
             _TASK_TYPE,
             _model("model folder"),
-            _data("what to predict"),
+            Argument(
+                name="data",
+                help="what to predict, or a Parquet, CSV, JSON-lines or Arrow file with text or images",
+                metavar=_DATASET,
+                read=dataset_or_file,
+                required=True,
+            ),
             Argument(name="out", help="file to write", metavar="FILE", required=True),
         ),
         run=_predict,

@@ -78,6 +78,11 @@ def dataset(text: str) -> Any:
     return found[0] if len(found) == 1 else found
 
 
+def dataset_or_file(text: str) -> Any:
+    """Read what :func:`dataset` reads, or the path of a file."""
+    return text if Path(text).is_file() else dataset(text)
+
+
 def folder_or_json(text: str) -> Any:
     """Read a folder, or a JSON object."""
     return as_json(text) if text.lstrip().startswith("{") else text

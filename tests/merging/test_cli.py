@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from merging import cli, methods
-from merging.command_line import Argument, Command, dataset, parse
+from merging.command_line import Argument, Command, dataset, dataset_or_file, parse
 from merging.errors import OptionError
 
 
@@ -160,6 +160,13 @@ def test_types_of_flags() -> None:
 )
 def test_data_sets(text: str, expected: Any) -> None:
     assert dataset(text) == expected
+
+
+def test_a_file_to_predict(tmp_path: Path) -> None:
+    file = tmp_path / "texts:1.csv"
+    file.write_text("text\n")
+    assert dataset_or_file(str(file)) == str(file)
+    assert dataset_or_file("folder:test") == {"data": "folder", "split": "test"}
 
 
 def test_lists_of_values() -> None:

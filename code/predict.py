@@ -1,0 +1,8 @@
+"""The predecessor's entry point; see ``merging/predecessor.py``."""
+
+import sys
+
+from merging.predecessor import predict
+
+if __name__ == "__main__":
+    sys.exit(predict(sys.argv[1:]))

@@ -1,0 +1,8 @@
+"""The predecessor's entry point; see ``merging/predecessor.py``."""
+
+import sys
+
+from merging.predecessor import task_arithmetic
+
+if __name__ == "__main__":
+    sys.exit(task_arithmetic(sys.argv[1:]))

@@ -1,0 +1,8 @@
+"""The predecessor's entry point; see ``merging/predecessor.py``."""
+
+import sys
+
+from merging.predecessor import train
+
+if __name__ == "__main__":
+    sys.exit(train(sys.argv[1:]))
