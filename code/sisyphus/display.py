@@ -37,11 +37,37 @@ class Display(Protocol):
         """Nothing more will come."""
 
 
+FIRST_SILENCE_S, LONGEST_SILENCE_S = 15.0, 240.0
+"""A log without changes shows what runs after the first time, then after twice as long, up to the second."""
+
+
 class PlainDisplay:
-    """One line when a job starts, finishes or fails."""
+    """One line when a job starts, finishes or fails; when nothing changes, now and then lines for what runs."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._running_since: dict[Job, float] = {}
+        self._counts = ""
+        self._silent_since = self._began
+        self._silence_s = FIRST_SILENCE_S
 
     def show(self, states: overview.States, num_finished: int) -> None:
-        """Nothing: each change had its own line."""
+        """Counts and progress, if nothing was said for a while."""
+        now = time.monotonic()
+        running = sorted(states.get(gs.STATE_RUNNING, ()))
+        self._running_since = {job: self._running_since.get(job, now) for job in running}
+        counts = f"finished({num_finished}) {overview.counts_text(overview.unfinished(states))}"
+        if counts != self._counts:
+            self._counts, self._silent_since, self._silence_s = counts, now, FIRST_SILENCE_S
+        elif now - self._silent_since >= (gs.PRINT_STALE_STATE_OVERVIEW_PERIOD or self._silence_s):
+            self._silent_since, self._silence_s = now, min(2 * self._silence_s, LONGEST_SILENCE_S)
+            self._say_what_runs(now)
+
+    def _say_what_runs(self, now: float) -> None:
+        logging.info("%s", self._counts)
+        for job, since in self._running_since.items():
+            line = overview.describe(job, state=gs.STATE_RUNNING)
+            logging.info("running: %s for %s", line, overview.duration(now - since))
 
     def started(self, job: Job) -> None:
         """One line."""
@@ -68,10 +94,7 @@ class LiveDisplay(PlainDisplay):
         from rich.console import Console
         from rich.live import Live
 
-        self._states: overview.States = {}
-        self._num_finished = 0
-        self._running_since: dict[Job, float] = {}
-        self._began = time.monotonic()
+        super().__init__()
         self._live = Live(
             get_renderable=self._render, console=Console(stderr=True), refresh_per_second=2, transient=True
         )
@@ -82,12 +105,8 @@ class LiveDisplay(PlainDisplay):
             if isinstance(handler, logging.StreamHandler)
         ]
 
-    def show(self, states: overview.States, num_finished: int) -> None:
-        """Take over the states."""
-        now = time.monotonic()
-        running = sorted(states.get(gs.STATE_RUNNING, ()))
-        self._running_since = {job: self._running_since.get(job, now) for job in running}
-        self._states, self._num_finished = states, num_finished
+    def _say_what_runs(self, now: float) -> None:
+        """Nothing: it is seen below."""
 
     def close(self) -> None:
         """Take the live part away."""
@@ -101,11 +120,8 @@ class LiveDisplay(PlainDisplay):
         from rich.console import Group
         from rich.text import Text
 
-        unfinished = {state: jobs for state, jobs in self._states.items() if state != gs.STATE_FINISHED}
-        counts = overview.counts_text(unfinished)
         elapsed = overview.duration(time.monotonic() - self._began)
-        heading = Text(f"finished({self._num_finished}) {counts}   {elapsed}", style="bold")
-        return Group(self._running_table(), heading)
+        return Group(self._running_table(), Text(f"{self._counts}   {elapsed}", style="bold"))
 
     def _running_table(self) -> Table:
         from rich.table import Table

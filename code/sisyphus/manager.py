@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobCleaner", "Manager", "Summary", "create_aliases"]
 
-LONGEST_SLEEP_S = 3.0
+LONGEST_SLEEP_S = 1.0
 """Time between two passes in which nothing happened, for a graph that is quickly gone through."""
 
 _SHARE_OF_TIME = 0.05
@@ -116,7 +116,7 @@ class Manager(threading.Thread):
             self._move_state(job, gs.STATE_QUEUE_ERROR)
         for job in self._never:
             self._move_state(job, gs.STATE_HOLD)
-        self._note_changes()
+        self._note_changes(first)
         return self.states
 
     def clear(self, state: str) -> None:
@@ -241,8 +241,8 @@ class Manager(threading.Thread):
 
     # Jobs
 
-    def _note_changes(self) -> None:
-        """Tell the display which jobs started, finished or failed since the last look."""
+    def _note_changes(self, first: bool) -> None:
+        """Tell the display which jobs started, finished or failed since the last look; the first tells nothing."""
         now = {job: state for state, jobs in self.states.items() for job in jobs if not isinstance(job, str)}
         for job, before in list(self._known.items()):
             if before != gs.STATE_FINISHED and job._sis_is_finished:
@@ -253,9 +253,11 @@ class Manager(threading.Thread):
             before = self._known.get(job, "")
             if state == before:
                 continue
-            if state == gs.STATE_RUNNING and before:
+            if first:
+                continue
+            if state == gs.STATE_RUNNING:
                 self.display.started(job)
-            elif state in overview.FAILED and before:
+            elif state in overview.FAILED:
                 self.display.failed(job, state, overview.failure(job, self.engine))
         self._known.update(now)
         self.display.show(self.states, len(self.summary.finished) + self.summary.cached)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,11 @@ def counts(states: States) -> dict[str, int]:
     }
 
 
+def unfinished(states: States) -> dict[str, Collection[Any]]:
+    """The states without finished jobs."""
+    return {state: jobs for state, jobs in states.items() if state != gs.STATE_FINISHED}
+
+
 def counts_text(states: States) -> str:
     """Counts as ``error(1) running(2) waiting(3)``."""
     return " ".join(f"{state}({number})" for state, number in counts(states).items())
@@ -112,7 +118,19 @@ def describe(item: Any, *, state: str = "", verbose: bool = False) -> str:
         parts.append(f"[{item.get_vis_name()}]")
     if state == gs.STATE_RUNNING and (progress := progress_text(item)):
         parts.append(f"{{{progress}}}")
+    if state == gs.STATE_RUNNING and (age := _age_of_old_log(item)):
+        parts.append(f"[log is {duration(age)} old]")
     return " ".join(parts)
+
+
+def _age_of_old_log(job: Job) -> float | None:
+    """Seconds since a running job wrote its log, if that is longer ago than the settings find normal."""
+    if gs.PRINT_OLD_LOG_FILE_RUNNING is None:
+        return None
+    task = job._sis_next_task()
+    logs = [] if task is None else [Path(task.path(gs.ENGINE_LOG, task_id)) for task_id in task.task_ids()]
+    age = time.time() - max((log.stat().st_mtime for log in logs if log.exists()), default=time.time())
+    return age if age > gs.PRINT_OLD_LOG_FILE_RUNNING else None
 
 
 def progress_text(job: Job) -> str:

@@ -116,7 +116,7 @@ class _Session:
         return self.manager.summary.exit_code
 
     def _all_finished(self) -> bool:
-        unfinished = overview.counts(self.manager.states).keys() - {gs.STATE_FINISHED}
+        unfinished = overview.counts(overview.unfinished(self.manager.states))
         return not unfinished and not config_manager.reader_running()
 
     def _leave_finished(self) -> int:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,3 +133,23 @@ def wait_for() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty project that is the current one of this process, with an empty graph."""
+    from sisyphus import cleaner, job_identity
+    from sisyphus import global_settings as gs
+    from sisyphus.graph import SISGraph, graph
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gs, "BASE_DIR", str(tmp_path))
+    before = dict(job_identity.created_jobs)
+    job_identity.created_jobs.clear()
+    for name, value in vars(SISGraph()).items():
+        monkeypatch.setattr(graph, name, value)
+    monkeypatch.setattr(cleaner, "_given_up", set())
+    (tmp_path / "work").mkdir()
+    yield tmp_path
+    job_identity.created_jobs.clear()
+    job_identity.created_jobs.update(before)
