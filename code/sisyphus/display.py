@@ -42,7 +42,7 @@ FIRST_SILENCE_S, LONGEST_SILENCE_S = 15.0, 240.0
 
 
 class PlainDisplay:
-    """One line when a job starts, finishes or fails; when nothing changes, now and then lines for what runs."""
+    """One line when a job starts, finishes or fails; when nothing changes, now and then what runs."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

@@ -242,7 +242,7 @@ class Manager(threading.Thread):
     # Jobs
 
     def _note_changes(self, first: bool) -> None:
-        """Tell the display which jobs started, finished or failed since the last look; the first tells nothing."""
+        """Tell the display which jobs started, finished or failed since the last look."""
         now = {job: state for state, jobs in self.states.items() for job in jobs if not isinstance(job, str)}
         for job, before in list(self._known.items()):
             if before != gs.STATE_FINISHED and job._sis_is_finished:

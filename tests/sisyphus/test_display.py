@@ -32,7 +32,7 @@ class Works(Job):
 
 
 def run_on_terminal(project, wait_for) -> str:
-    """Run the manager with stdin, stdout and stderr on a terminal; the file `go` is made when progress is seen."""
+    """Run the manager on a terminal; the file `go` is made when progress is seen."""
     controller, terminal = pty.openpty()
     manager = subprocess.Popen(
         [sys.executable, "-m", "sisyphus", "manager", "-r", "config/exp.py"],

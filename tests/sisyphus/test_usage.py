@@ -1,0 +1,94 @@
+"""The usage file, and the question whether its process still lives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from sisyphus import usage
+from sisyphus.engines.local import LocalEngine
+from sisyphus.monitor import UsageMonitor
+
+
+def test_what_is_written_is_read(tmp_path):
+    usage.write(tmp_path / "usage", {"pid": 1, "max": {"rss": 0.5}})
+    assert usage.read(tmp_path / "usage") == {"pid": 1, "max": {"rss": 0.5}}
+    assert [path.name for path in tmp_path.iterdir()] == ["usage"]
+
+
+def test_damaged_files_count_as_none(tmp_path):
+    assert usage.read(tmp_path / "none") is None
+    for content in ("{'pid': 1, 'max'", "", "[1]"):
+        (tmp_path / "usage").write_text(content)
+        assert usage.read(tmp_path / "usage") is None
+
+
+def alive(record):
+    return usage.is_alive(record, job_dir="work/some/Job.abc", task_name="run")
+
+
+def test_a_living_process_is_known_by_its_start():
+    record = usage.identify(os.getpid())
+    assert alive(record)
+    assert not alive({**record, "process_start": record["process_start"] + 1})
+    assert not alive({**record, "host": "another"})
+    assert not alive({})
+
+
+def test_dead_processes_and_zombies_do_not_live():
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    record = usage.identify(process.pid)
+    while usage.process_start(process.pid) is not None:
+        time.sleep(0.01)
+    assert not alive(record)  # a zombie: nobody waited for it
+    process.wait()
+    assert not alive(record)
+
+
+def test_files_of_upstream_are_judged_by_the_command_line():
+    call = [sys.executable, "-c", "import time; time.sleep(60)", "worker", "work/some/Job.abc", "run"]
+    process = subprocess.Popen(call)
+    try:
+        record = {"host": usage.hostname(), "pid": process.pid}
+        assert alive(record)
+        assert not usage.is_alive(record, job_dir="work/other/Job.xyz", task_name="run")
+        assert not alive({"host": usage.hostname(), "pid": os.getpid()})
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_psutil_agrees_where_there_is_no_proc():
+    assert usage._process_start_psutil(os.getpid()) > 0
+    assert usage._process_start_psutil(2**22 + 1) is None
+
+
+def test_the_monitor_writes_what_a_task_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("sisyphus.global_settings.PLOGGING_INTERVAL", 0.02)
+    monkeypatch.setattr("sisyphus.global_settings.PLOGGING_UPDATE_FILE_PERIOD", 0)
+    path = tmp_path / "usage"
+    monitor = UsageMonitor(str(path), LocalEngine(), {"cpu": 1, "mem": 2})
+    monitor.start()
+    first = usage.read(path)
+    assert first["pid"] == os.getpid()
+    assert first["requested_resources"] == {"cpu": 1, "mem": 2}
+    while usage.read(path)["current"]["rss"] == 0:
+        time.sleep(0.01)
+    monitor.stop(out_of_memory=True)
+    last = usage.read(path)
+    assert 0.005 < last["max"]["rss"] < 50
+    assert last["max"]["vms"] > last["max"]["rss"] * 0.5
+    assert last["used_time"] > 0
+    assert last["out_of_memory"] is True
+    assert set(last) >= {
+        "max",
+        "current",
+        "pid",
+        "user",
+        "used_time",
+        "host",
+        "current_time",
+        "out_of_memory",
+    }
