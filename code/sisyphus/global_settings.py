@@ -203,8 +203,9 @@ VIS_TIMEOUT = 5
 VIS_MAX_NODES_PER_VIEW = 500
 USE_UI = True
 USE_VERBOSE_TRACEBACK = True
+"""On a terminal, show errors in configs with the values of variables."""
 VERBOSE_TRACEBACK_TYPE = "ipython"
-"""``"ipython"`` or ``"better_exchook"``; used if installed."""
+"""Upstream's choice of a library for that; without meaning here."""
 USE_SIGNAL_HANDLERS = False
 """Write the stacks of all threads on SIGUSR1 and SIGUSR2."""
 MEMORY_PROFILE_LOG: str | None = None
