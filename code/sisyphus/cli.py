@@ -11,6 +11,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sisyphus.global_settings as gs
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except SisyphusError as error:  # made for people: the text says it all
         logging.error("%s", error)
-    except Exception:  # noqa: BLE001 - mostly from a config: shown in full, and told by the exit code
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - mostly from a config: shown in full, and told by the exit code
+        _show_traceback(error)
     return EXIT_FAILURE
 
 
@@ -219,6 +220,21 @@ def _worker(args: argparse.Namespace) -> int:
             redirect_output=args.redirect_output,
         )
     )
+
+
+def _show_traceback(error: Exception) -> None:
+    """Show where an error comes from; for a person, with the values of variables."""
+    if not (gs.USE_VERBOSE_TRACEBACK and sys.stderr.isatty()):
+        traceback.print_exception(error)
+        return
+    from rich.console import Console
+    from rich.traceback import Traceback
+
+    package = str(Path(__file__).parent)
+    shown = Traceback.from_exception(
+        type(error), error, error.__traceback__, show_locals=True, suppress=[package]
+    )
+    Console(stderr=True).print(shown)
 
 
 def _dump_stacks_on_signals() -> None:

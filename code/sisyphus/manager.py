@@ -20,6 +20,7 @@ from sisyphus.display import Display, PlainDisplay
 from sisyphus.errors import RefusedError, SisyphusError
 from sisyphus.links import create_aliases
 from sisyphus.loader import config_manager
+from sisyphus.memory_profile import MemoryProfile
 from sisyphus.prompts import ask
 from sisyphus.results_cache import finished_results_cache
 from sisyphus.targets import OutputPath, OutputReport
@@ -149,6 +150,7 @@ class Manager(threading.Thread):
         """Work until all targets are done, nothing can run any more, or :meth:`stop` is called."""
         began = time.monotonic()
         cleaner = JobCleaner(self.graph) if gs.JOB_AUTO_CLEANUP else None
+        profile = MemoryProfile(gs.MEMORY_PROFILE_LOG) if gs.MEMORY_PROFILE_LOG else None
         try:
             if cleaner is not None:
                 cleaner.start()
@@ -158,6 +160,8 @@ class Manager(threading.Thread):
                 began_pass = time.monotonic()
                 if self._pass() and self._last_look():
                     break
+                if profile is not None:
+                    profile.note()
                 self._sleep(time.monotonic() - began_pass)
         finally:
             if cleaner is not None:

@@ -6,6 +6,7 @@ means that it was interrupted: killed, out of memory, or stopped by SIGTERM.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -77,6 +78,8 @@ def run(call: Call) -> int:
     restart = files.was_interrupted()
     if call.redirect_output:
         _redirect(files.log)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # in order with the log lines, and there if it is killed
     logs.set_up(logging.getLogger().level, sys.stderr)
     previous = usage.read(files.usage)
     if previous and usage.is_alive(previous, job_dir=call.job_dir, task_name=call.task_name):
@@ -90,8 +93,8 @@ def run(call: Call) -> int:
     except Interrupted as interruption:
         logging.warning("Interrupted by %s", interruption)
         return interruption.exit_code
-    except Exception:  # noqa: BLE001 - whatever a recipe raises is reported and marked, then the process ends
-        _report_failure()
+    except Exception as error:  # noqa: BLE001 - whatever a recipe raises is reported and marked
+        _report_failure(error)
         files.error.touch()
         return EXIT_ERROR
 
@@ -207,7 +210,6 @@ def _call_method(job: Job, task: Task, task_id: int, *, resume: bool) -> None:
     method = getattr(job, task.method_name(resume))
     for number, arguments in enumerate(task.arguments(task_id), start=1):
         logging.info("Starting subtask for arg id: %d args: %s", number, arguments)
-        sys.stdout.flush()
         method(*arguments)
 
 
@@ -243,7 +245,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-def _report_failure() -> None:
+def _report_failure(error: Exception) -> None:
+    """Log the traceback, from the first line of the recipe on."""
     logging.error("Job failed, traceback:")
-    traceback.print_exc()
-    sys.stderr.flush()
+    recipe = error.__traceback__
+    while recipe is not None and recipe.tb_frame.f_code.co_filename == __file__:
+        recipe = recipe.tb_next
+    traceback.print_exception(type(error), error, recipe or error.__traceback__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 RECIPE = """
 import os, sys, time
 from pathlib import Path as File
-from sisyphus import Job, Task, tk
+from sisyphus import *
 
 
 class Step(Job):
@@ -153,3 +154,32 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     yield tmp_path
     job_identity.created_jobs.clear()
     job_identity.created_jobs.update(before)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project directory for this process, with no jobs, no targets, no blocks, and imports of its own."""
+    from sisyphus import block, gs, job_identity, origin
+    from sisyphus.graph import graph
+    from sisyphus.loader import config_manager
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gs, "BASE_DIR", str(tmp_path))
+    monkeypatch.setattr(gs, "ALIAS_AND_OUTPUT_SUBDIR", "")
+    monkeypatch.setattr(graph, "_targets", {})
+    monkeypatch.setattr(graph, "output", {})
+    monkeypatch.setattr(graph, "targets_dict", {})
+    monkeypatch.setattr(origin, "config_modules", set())
+    monkeypatch.setattr(block, "all_root_blocks", [])
+    known = dict(job_identity.created_jobs)
+    job_identity.created_jobs.clear()
+    modules = set(sys.modules)
+    importlib.invalidate_caches()
+    with block.blocks_set_to(frozenset()):
+        yield tmp_path
+        config_manager.cancel_all_reader()
+    for name in set(sys.modules) - modules:
+        if name.partition(".")[0] in ("config", "recipe", "lab"):
+            del sys.modules[name]
+    job_identity.created_jobs.clear()
+    job_identity.created_jobs.update(known)

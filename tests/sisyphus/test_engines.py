@@ -73,7 +73,7 @@ class Recorder(EngineBase):
         return task_id or 7
 
 
-# --- requirements and submit log -----------------------------------------------------------------------------
+# --- requirements and submit log ---------------------------------------------
 
 
 def test_submit_groups_ids_and_notes_each_submission(here):
@@ -143,7 +143,7 @@ def test_limits_of_the_site_are_the_last_word(here, monkeypatch):
     assert Recorder().get_rqmt(make_task("limited", {"mem": 9}), 1)["mem"] == 3
 
 
-# --- choosing an engine ----------------------------------------------------------------------------------------
+# --- choosing an engine ------------------------------------------------------
 
 
 def test_the_selector_chooses_by_name_and_tells_the_worker(here):
@@ -216,7 +216,7 @@ def test_absent_engines_can_be_made_but_not_started():
             engine.start_engine()
 
 
-# --- the local engine ------------------------------------------------------------------------------------------
+# --- the local engine --------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,0 +1,213 @@
+"""``sis worker`` by hand: what it leaves behind, and what it tells by its exit code."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import sisyphus.global_settings as gs
+from sisyphus import worker
+from sisyphus.engines.base import EngineBase
+from sisyphus.engines.local import LocalEngine
+
+JOBS = """
+class Various(Job):
+    def __init__(self):
+        self.out = self.output_var("out")
+
+    def tasks(self):
+        for name in ("good", "bad", "hungry", "patient", "facts"):
+            yield Task(name, resume="again")
+        yield Task("endless", continuable=True)
+
+    def good(self):
+        print("good runs in", os.getcwd())
+
+    def again(self):
+        print("again")
+
+    def bad(self):
+        raise ValueError("the reason")
+
+    def hungry(self):
+        self.sh("kill -9 $$")
+
+    def patient(self):
+        print("ready", flush=True)
+        time.sleep(60)
+
+    def facts(self):
+        print("worker", tk.running_in_worker(), "manager", tk.running_in_manager())
+        print("hosts", gs.active_engine.get_job_node_hostnames() == [os.uname().nodename])
+        print("modules", sorted({"torch", "rich", "IPython", "psutil"} & set(sys.modules)))
+
+    def endless(self):
+        pass
+"""
+
+
+@pytest.fixture
+def folder(project):
+    """The directory of a job that is set up, relative to the project."""
+    project.config('tk.register_output("x", Various().out)', recipe=JOBS)
+    project.sis("manager", "config/exp.py", stdin="s\nn\n")
+    return str(project.job_dir("Various").relative_to(project.path))
+
+
+def files(project, folder):
+    return {path.name for path in (project.path / folder).iterdir()}
+
+
+def test_success(project, folder):
+    done = project.sis("worker", folder, "good")
+    assert done.returncode == 0
+    assert f"good runs in {(project.path / folder / 'work').resolve()}" in done.stdout
+    assert "Job finished successfully" in done.stderr
+    assert {"finished.good.1", "usage.good.1"} <= files(project, folder)
+
+
+def test_failure(project, folder):
+    done = project.sis("worker", folder, "bad")
+    assert done.returncode == 1
+    assert "ValueError: the reason" in done.stderr
+    assert "worker.py" not in done.stderr  # the traceback begins in the recipe
+    assert "error.bad.1" in files(project, folder)
+    assert "finished.bad.1" not in files(project, folder)
+
+
+def test_memory_kills_are_noted_and_no_error(project, folder):
+    done = project.sis("worker", folder, "hungry")
+    assert done.returncode == 137
+    assert "error.hungry.1" not in files(project, folder)
+    assert eval(project.read(f"{folder}/usage.hungry.1"))["out_of_memory"] is True
+
+
+def test_output_goes_to_the_log_if_asked(project, folder):
+    done = project.sis("worker", folder, "good", "1", "--redirect_output")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    log = project.read(f"{folder}/log.good.1")
+    assert "good runs in" in log
+    assert "RETRY OR CONTINUE TASK" not in log
+    project.sis("worker", folder, "bad", "--redirect_output")
+    project.sis("worker", folder, "bad", "--redirect_output")
+    assert project.read(f"{folder}/log.bad.1").count("RETRY OR CONTINUE TASK") == 1
+    assert project.read(f"{folder}/log.bad.1").count("ValueError: the reason") == 2
+
+
+def start(project, folder, *args):
+    """A worker on the task that takes a minute; returns when the task runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sisyphus", "worker", folder, "patient", *args],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=project.environment(),
+    )
+    while process.stdout.readline() != "ready\n":
+        assert process.poll() is None
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_interrupt_without_a_marker(project, folder, number, code):
+    process = start(project, folder)
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == code
+    assert not {"error.patient.1", "finished.patient.1"} & files(project, folder)
+
+
+def test_a_task_that_runs_already_is_not_run_again(project, folder):
+    process = start(project, folder)
+    second = project.sis("worker", folder, "patient")
+    process.kill()
+    process.communicate()
+    assert second.returncode == 3
+    assert f"already running as process {process.pid}" in second.stderr
+
+
+def test_restarts_call_the_method_for_restarts(project, folder):
+    assert project.sis("worker", folder, "good", "--force_resume").stdout == "again\n"
+    (project.path / folder / "log.patient.1").write_text("it began\n")
+    (project.path / folder / "usage.patient.1").write_text("{'pid': 1, 'host': 'elsewhere'}")
+    assert project.sis("worker", folder, "patient", "1").stdout == "again\n"
+
+
+def test_what_tasks_can_ask(project, folder):
+    out = project.sis("worker", folder, "facts").stdout
+    assert "worker True manager False" in out
+    assert "hosts True" in out
+    assert "modules []" in out  # a worker imports no more than its task
+
+
+def test_continuable_tasks_are_never_finished(project, folder):
+    assert project.sis("worker", folder, "endless").returncode == 0
+    assert "finished.endless.1" not in files(project, folder)
+
+
+def test_failures_before_the_task_are_marked_too(project, folder):
+    project.write("recipe/jobs.py", "import no_such_module")
+    done = project.sis("worker", folder, "good")
+    assert done.returncode == 1
+    assert "no_such_module" in done.stderr
+    assert "error.good.1" in files(project, folder)
+
+
+def test_missing_inputs_fail_at_once_on_one_machine(project):
+    project.config('tk.register_output("b", Step("b", Step("a").out).out)')
+    assert project.manager().returncode == 0
+    project.engine("LocalEngine(cpu=1)", "WAIT_PERIOD_FOR_INPUTS_AVAILABLE = 600")
+    folders = sorted((project.path / "work/jobs").glob("Step.*"))
+    (user,) = [path for path in folders if list((path / "input").iterdir())]
+    (creator,) = [path for path in folders if path != user]
+    (creator / "output/number").unlink()
+    done = project.sis("worker", str(user.relative_to(project.path)), "run")
+    assert done.returncode == 1
+    assert f"inputs are missing: {creator / 'output/number'}" in done.stderr
+
+
+class Remote(EngineBase):
+    """An engine on other hosts."""
+
+
+class FakeInput:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def get_path(self):
+        return self.path
+
+
+class FakeJob:
+    def __init__(self, *paths):
+        self._sis_inputs = [FakeInput(path) for path in paths]
+
+
+def test_tasks_wait_for_the_age_of_inputs_only_where_hosts_share_files(tmp_path, monkeypatch):
+    path = tmp_path / "input"
+    path.touch()
+    slept = []
+    monkeypatch.setattr(worker.time, "sleep", slept.append)
+    monkeypatch.setattr(gs, "WAIT_PERIOD_MTIME_OF_INPUTS", 60)
+    worker._wait_for_inputs(FakeJob(path), LocalEngine())
+    assert slept == []
+    worker._wait_for_inputs(FakeJob(path), Remote())
+    assert len(slept) == 1
+    assert 50 < slept[0] <= 60
+
+
+def test_inputs_that_appear_late_are_waited_for(tmp_path, monkeypatch):
+    path = tmp_path / "input"
+    monkeypatch.setattr(gs, "WAIT_PERIOD_MTIME_OF_INPUTS", 0)
+    monkeypatch.setattr(worker.time, "sleep", lambda seconds: path.touch())
+    worker._wait_for_inputs(FakeJob(path), Remote())
+    monkeypatch.setattr(gs, "WAIT_PERIOD_FOR_INPUTS_AVAILABLE", 0)
+    with pytest.raises(
+        AssertionError, match="inputs are missing: .*/never. Was a directory in work removed?"
+    ):
+        worker._wait_for_inputs(FakeJob(tmp_path / "never"), Remote())
+    monkeypatch.setattr(gs, "TASK_INPUTS_MUST_BE_AVAILABLE", False)
+    worker._wait_for_inputs(FakeJob(tmp_path / "never"), Remote())
