@@ -101,7 +101,8 @@ def _jobs_by_path() -> Iterator[tuple[Job, str]]:
     graph.update_nodes()
     seen: set[int] = set()
     kept: list[Any] = []  # states are made on the way; they must live as long as their ids count as seen
-    waiting = deque((value, f"{_ROOT}[{name!r}]") for name, value in graph.output.items())
+    waiting: deque[tuple[Any, str]] = deque()
+    waiting.extend((value, f"{_ROOT}[{name!r}]") for name, value in graph.output.items())
     while waiting:
         obj, path = waiting.popleft()
         if isinstance(obj, _LEAVES) or id(obj) in seen:

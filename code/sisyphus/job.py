@@ -180,9 +180,9 @@ class Job(metaclass=JobSingleton):
         """Set an environment variable for the tasks; unless verbatim, ``$NAME`` is replaced there."""
         self._sis_environment.set(key, value, verbatim)
 
-    def sh(self, command: str, **kwargs: Any) -> str | None:
-        """Run a shell command; ``{name}`` stands for attributes of the job. See ``tools.sh``."""
-        return tools.sh(command, sis_replace=self.__dict__, **kwargs)
+    def sh(self, command: str, capture_output: bool = False, *args: Any, **kwargs: Any) -> str | None:
+        """Run a shell command, see ``tools.sh``; ``{name}`` stands for attributes of the job."""
+        return tools.sh(command, capture_output, *args, **{"sis_replace": self.__dict__, **kwargs})
 
     def set_attrs(self, attrs: Mapping[str, Any]) -> None:
         """Set attributes, e.g. from ``locals()``; ``self`` is left out."""

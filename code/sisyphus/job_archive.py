@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sisyphus import global_settings as gs
 from sisyphus.job_dir import JobDir
@@ -100,7 +100,7 @@ def _remove_packed(folder: JobDir, kept: frozenset[str]) -> None:
         if os.path.isdir(path) and not os.path.islink(path):
             if not os.listdir(path):
                 os.rmdir(path)
-        elif entry in packed and _is_same(path, packed[entry]):
+        elif entry in packed and _is_same(path, packed[entry], packed):
             os.unlink(path)
 
 
@@ -114,14 +114,15 @@ def _walk(top: str, name: str) -> Iterator[str]:
         yield name
 
 
-def _is_same(path: str, member: tarfile.TarInfo) -> bool:
+def _is_same(path: str, member: tarfile.TarInfo, packed: Mapping[str, tarfile.TarInfo]) -> bool:
     """Whether a file did not change since it was packed."""
     status = os.lstat(path)
     if member.issym():
         return stat.S_ISLNK(status.st_mode) and os.readlink(path) == member.linkname
     if not stat.S_ISREG(status.st_mode) or abs(status.st_mtime - member.mtime) >= 1:
         return False
-    return member.islnk() or status.st_size == member.size  # a second name of a packed file has no size there
+    content = packed[os.path.normpath(member.linkname)] if member.islnk() else member
+    return status.st_size == content.size
 
 
 def _remove_tree(path: str) -> None:

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["AbstractPath", "NoBackup", "Path", "Variable", "VariableNotSet"]
 
 
+def _hashed_creator(creator: Any) -> Any:
+    """What stands for a creator in hashes: for a job, where its outputs are."""
+    if creator is not None and hasattr(creator, "_sis_id"):
+        return f"{creator._sis_id()}/{gs.JOB_OUTPUT}"
+    return creator
+
+
 class NoBackup:
     """Stands for: this variable has no value of last resort."""
 
@@ -82,9 +89,7 @@ class AbstractPath(DelayedBase):
 
     def _sis_hash(self) -> bytes:
         creator, path = self.hash_overwrite or (self.creator, self.path)
-        if creator is not None and hasattr(creator, "_sis_id"):
-            creator = f"{creator._sis_id()}/{gs.JOB_OUTPUT}"
-        return b"(Path, " + sis_hash_helper((creator, path)) + b")"
+        return b"(Path, " + sis_hash_helper((_hashed_creator(creator), path)) + b")"
 
     def _sort_key(self) -> tuple[str, str]:
         creator = self.creator
@@ -225,12 +230,42 @@ class AbstractPath(DelayedBase):
         """Note that ``job`` needs this path."""
         self.users.add(job)
 
+    # --- deprecated: recipes read files themselves ---
+
+    def is_zipped(self) -> bool:
+        """Whether the file is compressed with gzip; deprecated."""
+        return bool(self._measure("is_zipped"))
+
+    def size(self) -> int:
+        """Size of the file in bytes; deprecated."""
+        return self._measure("size_in_bytes")
+
+    def estimate_text_size(self) -> int:
+        """Size of the text in the file in bytes, estimated if it is compressed; deprecated."""
+        return self._measure("text_size_in_bytes")
+
+    def lines(self) -> int:
+        """Number of lines of the file; deprecated."""
+        return self._measure("num_lines")
+
+    def _measure(self, name: str) -> int:
+        from sisyphus import text_files
+
+        logging.warning(f"{self.rel_path()}: measuring files through paths is deprecated, use your own code")
+        measured: int = getattr(text_files, name)(self.get_path())
+        return measured
+
+    # --- pickling ---
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         del state["users"]
         if not gs.INCLUDE_CREATOR_STATE and self.creator is not None:
             # a job's file would hold all of its ancestors otherwise
             state.update(creator=None, path=self.get_path(), _tags=set(self.tags))
+            if self.hash_overwrite is not None:
+                creator, path = self.hash_overwrite
+                state["hash_overwrite"] = (_hashed_creator(creator), path)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
