@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.errors import CheckpointError, HubError, OptionError
+from merging import hub
+from merging.errors import CheckpointError, OptionError
 from merging.registry import unknown
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def load(auto_class: str, folder: str | os.PathLike[str]) -> transformers.PreTra
 def as_stored(model: transformers.PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename (and split or join) tensors from the names in the loaded model to those in its files.
 
-    transformers renames the parameters of some architectures (ViT) when it loads them, and back when it saves.
+    transformers renames the parameters of some architectures (ViT) when it loads them, and back when it
+    saves.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -165,24 +167,11 @@ def load_processor(auto_class: str, model: str | os.PathLike[str], **options: An
             return getattr(transformers, auto_class).from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if not Path(name).is_dir():
-            raise hub_error(name, error) from error
+            raise hub.hub_error(name, error) from error
         raise CheckpointError(
             f"{name}: cannot load its {auto_class.removeprefix('Auto').lower()}: {error}. "
             "A model folder must hold the tokenizer or image processor that it was trained with."
         ) from error
-
-
-def hub_error(name: str, error: Exception) -> HubError:
-    """Return the error for a Hub id that could not be fetched, with the ways out."""
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    cause = (
-        "HF_HUB_OFFLINE is set, and it is not in the cache" if offline else f"{type(error).__name__}: {error}"
-    )
-    return HubError(
-        f"cannot fetch {name!r} from the Hugging Face Hub ({' '.join(cause.split())[:300]}). "
-        "Check the id and the network (HF_TOKEN for gated ones); without network, fetch it elsewhere, "
-        "copy the Hub cache (HF_HOME) and set HF_HUB_OFFLINE=1, or give a local folder."
-    )
 
 
 @contextlib.contextmanager
@@ -209,7 +198,7 @@ def _read_config(name: str) -> transformers.PretrainedConfig:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         if not Path(name).is_dir():
-            raise hub_error(name, error) from error
+            raise hub.hub_error(name, error) from error
         raise CheckpointError(f"{name}/config.json cannot be read: {error}") from error
 
 
@@ -233,7 +222,7 @@ def _from_pretrained(
         raise CheckpointError(f"{name}: weights do not fit config.json: {error}") from error
     except (OSError, ValueError) as error:
         if not Path(name).is_dir():
-            raise hub_error(name, error) from error
+            raise hub.hub_error(name, error) from error
         raise CheckpointError(f"{name}: cannot load the weights: {error}") from error
     for parameter, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging import models
+from merging import hub, models
 from merging.data import columns, sources
 from merging.data.sources import Source
 from merging.errors import CheckpointError, DataError, OptionError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
-_COMMIT_CHARACTERS = 40
 _MODEL_FILES = (  # what a Hub repository may hold besides: other frameworks' weights, duplicates
     "*.json",
     "*.safetensors",
@@ -185,44 +184,25 @@ def _check_arguments(
 def _from_hub(row: Source, revision: str | None) -> tuple[dict[str, datasets.Dataset], str]:
     """Load the row's splits at a commit; return them and the commit."""
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
 
-    hub = str(row.hub)
-    commit = _resolve(hub, revision, repo_type="dataset")
+    name = str(row.hub)
+    commit = hub.resolve(name, revision, repo_type="dataset")
     try:
-        loaded = datasets.load_dataset(hub, row.config, revision=commit)
-    except (
-        OSError,
-        ValueError,
-        HfHubHTTPError,
-    ) as error:  # DataFilesNotFound, offline and 404 are among them
-        raise models.hub_error(hub, error) from error
-    return _pick_splits(dict(loaded), row, hub), commit
-
-
-def _resolve(hub: str, revision: str | None, *, repo_type: str) -> str:
-    """Return the commit of a branch or tag; a full commit stands for itself, so a cache alone is enough."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    if revision is not None and len(revision) == _COMMIT_CHARACTERS:
-        return revision
-    try:
-        return str(HfApi().repo_info(hub, revision=revision, repo_type=repo_type).sha)
-    except (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-        raise models.hub_error(hub, error) from error
+        loaded = datasets.load_dataset(name, row.config, revision=commit)
+    except hub.failures() as error:  # files that are not there and the offline mode are among them
+        raise hub.hub_error(name, error) from error
+    return _pick_splits(dict(loaded), row, name), commit
 
 
 def _snapshot(name: str, revision: str | None) -> tuple[Path, str]:
     """Fetch a model repository; return its folder in the Hub cache and its commit."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    commit = _resolve(name, revision, repo_type="model")
+    commit = hub.resolve(name, revision, repo_type="model")
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(_MODEL_FILES))), commit
-    except (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-        raise models.hub_error(name, error) from error
+    except hub.failures() as error:
+        raise hub.hub_error(name, error) from error
 
 
 def _from_files(folder: Path, row: Source, cache: str) -> dict[str, datasets.Dataset]:

@@ -1,0 +1,56 @@
+"""The Hugging Face Hub: which commit a name stands for, and one clear error when it cannot be had."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from merging.errors import HubError
+
+_COMMIT_CHARACTERS = 40
+_TIMEOUT_S = 20.0
+
+
+def resolve(name: str, revision: str | None, *, repo_type: Literal["dataset", "model"]) -> str:
+    """Return the commit of a branch or tag; None is the main branch.
+
+    Offline (``HF_HUB_OFFLINE``), a full commit stands for itself, so that the Hub cache alone is enough.
+
+    Raises:
+        HubError: no such id or revision, or no network.
+    """
+    from huggingface_hub import HfApi, is_offline_mode
+
+    if is_offline_mode():
+        if revision is not None and len(revision) == _COMMIT_CHARACTERS:
+            return revision
+        raise HubError(
+            f"HF_HUB_OFFLINE is set: revision {revision!r} of {name!r} cannot be looked up. "
+            f"Give a full commit ({_COMMIT_CHARACTERS} characters) that lies in the cache, or a local folder."
+        )
+    try:
+        info = HfApi().repo_info(name, revision=revision, repo_type=repo_type, timeout=_TIMEOUT_S)
+    except failures() as error:
+        raise hub_error(name, error) from error
+    return str(info.sha)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What the Hub client raises when it cannot fetch something."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    transport = HfHubHTTPError.__mro__[1]  # of whatever HTTP library the client uses; not always an OSError
+    return (OSError, ValueError, transport)
+
+
+def hub_error(name: str, error: Exception) -> HubError:
+    """Return the error for a Hub id that could not be fetched, with the ways out."""
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    cause = (
+        "HF_HUB_OFFLINE is set, and it is not in the cache" if offline else f"{type(error).__name__}: {error}"
+    )
+    return HubError(
+        f"cannot fetch {name!r} from the Hugging Face Hub ({' '.join(cause.split())[:300]}). "
+        "Check the id and the network (HF_TOKEN for gated ones); without network, fetch it elsewhere, "
+        "copy the Hub cache (HF_HOME) and set HF_HUB_OFFLINE=1, or give a local folder."
+    )
