@@ -29,7 +29,16 @@ def local(source: str, folder: str) -> tk.Path:
     Args:
         source: e.g. ``"local/yelp"`` for ``<folder>/yelp/train.parquet`` and so on.
         folder: any absolute path.
+
+    Raises:
+        DataError: there is no such data set below the folder.
     """
+    from merging.data.sources import load
+    from merging.errors import DataError
+
+    place = Path(folder) / str(load(source).local)
+    if not place.exists():
+        raise DataError(f"{source}: there is no {place}. Put the data set there, or name another folder.")
     root = tk.Path(folder, hash_overwrite="local_data")
     return DownloadDataJob(source=source, folder=root).out_data
 

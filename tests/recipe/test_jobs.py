@@ -1,0 +1,240 @@
+"""Jobs refuse mistakes while the graph is built, and their ids hold only what changes the result."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from merging.errors import CheckpointError, DataError, OptionError
+from sisyphus import Job, tk
+
+from recipe.data import local, local_model, split
+from recipe.download import DownloadDataJob, DownloadModelJob
+from recipe.evaluate import EvaluateJob
+from recipe.hessian import HessianJob
+from recipe.merge import MergeJob, merge
+from recipe.report import ReportJob
+from recipe.train import TrainJob
+
+DATA = {"data": tk.Path("data"), "split": "train", "shuffle_seed": 0}
+MODEL = tk.Path("model")
+MODELS = {"a": tk.Path("a"), "b": tk.Path("b")}
+TRAIN: dict[str, Any] = {
+    "task_type": "sequence_classification",
+    "model": MODEL,
+    "data": DATA,
+    "validation": None,
+    "options": {"learning_rate": 1e-5, "batch_size": 16, "num_epochs": 1},
+    "seed": 0,
+}
+HESSIAN: dict[str, Any] = {
+    "estimator": "fisher_mc",
+    "task_type": "sequence_classification",
+    "model": MODEL,
+    "data": DATA,
+    "options": {},
+    "seed": 0,
+}
+MERGE: dict[str, Any] = {
+    "method": "task_arithmetic",
+    "options": {"scaling_factor": 1.0},
+    "base": MODEL,
+    "models": MODELS,
+    "extras": {},
+}
+EVALUATE: dict[str, Any] = {
+    "task_type": "sequence_classification",
+    "model": MODEL,
+    "data": {"a": DATA},
+    "options": {},
+}
+ROW = {"label": "average", "kind": "merged", "seed": 0, "evaluation": tk.Path("evaluation")}
+
+
+@pytest.mark.parametrize(
+    ("make", "good", "wrong", "message"),
+    [
+        (
+            TrainJob,
+            TRAIN,
+            {"task_type": "classification"},
+            "unknown task type 'classification'. Did you mean",
+        ),
+        (TrainJob, TRAIN, {"architecture": {"model_type": "vit"}}, "exactly one of model"),
+        (TrainJob, TRAIN, {"model": None}, "exactly one of model"),
+        (TrainJob, TRAIN, {"data": {"data": MODEL}}, "data set: 'split' is missing"),
+        (TrainJob, TRAIN, {"validation": {**DATA, "split": "train["}}, r"cannot read split 'train\['"),
+        (
+            TrainJob,
+            TRAIN,
+            {"options": {**TRAIN["options"], "learning_rat": 1.0}},
+            "unknown option 'learning_rat'",
+        ),
+        (
+            TrainJob,
+            TRAIN,
+            {"options": {**TRAIN["options"], "batch_size": 0}},
+            "batch_size must be at least 1",
+        ),
+        (TrainJob, TRAIN, {"options": {**TRAIN["options"], "learning_rate": 1}}, "Write 1.0"),
+        (TrainJob, TRAIN, {"seed": -1}, "TrainJob: seed must be an int in"),
+        (TrainJob, TRAIN, {"seed": "1"}, "TrainJob: seed must be an int in"),
+        (HessianJob, HESSIAN, {"estimator": "fisher_mcc"}, "unknown Hessian estimator 'fisher_mcc'"),
+        (HessianJob, HESSIAN, {"task_type": "x"}, "unknown task type 'x'"),
+        (HessianJob, HESSIAN, {"options": {"max_examples": 0}}, "max_examples must be at least 1"),
+        (HessianJob, HESSIAN, {"data": []}, "data set: an empty list"),
+        (HessianJob, HESSIAN, {"seed": 1.0}, "HessianJob: seed must be an int in"),
+        (
+            MergeJob,
+            MERGE,
+            {"method": "task_arithmatic"},
+            "unknown merge method 'task_arithmatic'. Did you mean",
+        ),
+        (MergeJob, MERGE, {"options": {"scaling_factor": 1}}, "Write 1.0"),
+        (MergeJob, MERGE, {"options": {"scaling_factor": {"a": 1.0}}}, "no value for task 'b'"),
+        (MergeJob, MERGE, {"extras": {"hessians": {}}}, "unknown input 'hessians'"),
+        (MergeJob, MERGE, {"method": "fisher", "options": {}}, "missing input 'hessians'"),
+        (MergeJob, MERGE, {"policy": {"exclud": []}}, "unknown option 'exclud'. Did you mean 'exclude'"),
+        (EvaluateJob, EVALUATE, {"data": {}}, "data names no task"),
+        (EvaluateJob, EVALUATE, {"data": {"a": MODEL}}, "data set: expected"),
+        (EvaluateJob, EVALUATE, {"options": {"metrics": ["accurracy"]}}, "accurracy"),
+        (ReportJob, {"rows": [ROW], "options": {"reference": None}}, {"options": {}}, "is no row"),
+        (
+            DownloadDataJob,
+            {"source": "imdb"},
+            {"source": "imbd"},
+            "unknown data source 'imbd'. Did you mean 'imdb'",
+        ),
+        (
+            DownloadDataJob,
+            {"source": "imdb"},
+            {"source": "local/x"},
+            "folder is for local/ sources, which need it",
+        ),
+        (DownloadDataJob, {"source": "imdb"}, {"folder": MODEL}, "folder is for local/ sources"),
+    ],
+)
+def test_mistakes_fail_while_the_graph_is_built(
+    make: Callable[..., Job], good: dict[str, Any], wrong: dict[str, Any], message: str
+) -> None:
+    make(**good)
+    with pytest.raises(OptionError, match=message):
+        make(**{**good, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("job", "id"),
+    [
+        (lambda: TrainJob(**TRAIN), "train/TrainJob.tp4Hg8piRdlC"),
+        (lambda: HessianJob(**HESSIAN), "hessian/HessianJob.uhqQS9PEBys5"),
+        (lambda: MergeJob(**MERGE), "merge/MergeJob.HgquynkjR84F"),
+        (lambda: EvaluateJob(**EVALUATE), "evaluate/EvaluateJob.Jvw3FmHrgtGj"),
+        (lambda: ReportJob(rows=[ROW], options={"reference": None}), "report/ReportJob.iwEV8wLLI7Iu"),
+        (lambda: DownloadDataJob(source="imdb"), "download/DownloadDataJob.gh7vxnTxADim"),
+        (
+            lambda: DownloadModelJob(model="FacebookAI/roberta-base", revision="main"),
+            "download/DownloadModelJob.XssITR2FdQbK",
+        ),
+    ],
+)
+def test_ids_are_frozen(job: Callable[[], Job], id: str) -> None:
+    """Another id repeats everything that anybody has done: change one on purpose only, and say so."""
+    assert job().job_id() == id
+
+
+@pytest.mark.parametrize(("make", "arguments"), [(HessianJob, HESSIAN), (EvaluateJob, EVALUATE)])
+def test_the_batch_size_is_no_identity(make: Callable[..., Job], arguments: dict[str, Any]) -> None:
+    plain = make(**arguments).job_id()
+    assert make(**{**arguments, "options": {"batch_size": 7}}).job_id() == plain
+    assert make(**{**arguments, "options": {"max_tokens": 7}}).job_id() != plain
+
+
+def test_resources_are_no_identity() -> None:
+    job = TrainJob(**TRAIN)
+    id = job.job_id()
+    job.update_rqmt("run", {"gpu": 1, "mem": 24})
+    assert job.job_id() == id
+    assert TrainJob(**TRAIN) is job
+
+
+def test_the_place_of_local_data_is_no_identity(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place / "yelp").mkdir(parents=True)
+    here, there = (local("local/yelp", str(tmp_path / place)) for place in ("here", "there"))
+    assert here.creator.job_id() == there.creator.job_id()
+    with pytest.raises(DataError, match=r"local/sst2: there is no .*sst2\. Put the data set there"):
+        local("local/sst2", str(tmp_path / "here"))
+
+
+def test_a_local_model_is_what_is_in_it(tmp_path: Path) -> None:
+    for name, weights in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    a, b, c = (local_model(str(tmp_path / name))._sis_hash() for name in "abc")
+    assert a == b != c
+    with pytest.raises(CheckpointError, match="is no model folder"):
+        local_model(str(tmp_path))
+
+
+def test_split_names_a_source_or_a_folder() -> None:
+    by_name = split("imdb", "train[:10%]")
+    assert by_name == {
+        "data": DownloadDataJob(source="imdb").out_data,
+        "split": "train[:10%]",
+        "shuffle_seed": 0,
+    }
+    assert split(MODEL, "test", shuffle_seed=None) == {"data": MODEL, "split": "test", "shuffle_seed": None}
+
+
+def test_merge_passes_on_what_the_method_asks_for() -> None:
+    available = {"base_hessian": tk.Path("h0"), "hessians": {"a": tk.Path("ha"), "b": tk.Path("hb")}}
+    inputs: dict[str, Any] = {"base": MODEL, "models": MODELS, **available}
+    assert merge("average", {}, **inputs).base is None
+    assert merge("average", {}, **inputs).extras == {}
+    assert merge("task_arithmetic", {}, **inputs).extras == {}
+    assert merge("task_arithmetic", {}, **inputs).base == MODEL
+    assert merge("fisher", {}, **inputs).extras == {"hessians": available["hessians"]}
+    assert merge("gradient_matching", {}, **inputs).extras == available
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "file"),
+    [(TrainJob, TRAIN, "training/progress.jsonl"), (HessianJob, HESSIAN, "progress.jsonl")],
+)
+def test_progress_is_read_from_the_work_folder(
+    make: Callable[..., Any],
+    arguments: dict[str, Any],
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = make(**arguments)
+    assert job.info() is None
+    assert job.completed_fraction() is None
+    path = tmp_path / "work" / job.job_id() / "work" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"step": 1, "total_steps": 4, "seconds_left": 30}) + "\n")
+    assert job.info() == "step 1/4, 30 s left"
+    assert job.completed_fraction() == 0.25
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TrainJob(**TRAIN),
+        lambda: HessianJob(**HESSIAN),
+        lambda: MergeJob(**MERGE),
+        lambda: EvaluateJob(**EVALUATE),
+        lambda: ReportJob(rows=[ROW], options={"reference": None}),
+        lambda: DownloadDataJob(source="imdb"),
+        lambda: DownloadModelJob(model="m", revision="main"),
+    ],
+)
+def test_every_job_can_be_resumed_and_asks_for_resources(make: Callable[[], Job]) -> None:
+    (task,) = make().tasks()
+    assert task.name() == "run"
+    assert task.resumeable()
+    assert {"cpu", "mem", "time"} <= set(task.rqmt())
