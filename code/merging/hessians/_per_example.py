@@ -12,8 +12,8 @@ Three ways, from fast to slow; a parameter goes by the first that is right for i
 3. a loop over examples: what the other two cannot see, e.g. weights that are used without calling their
    module, or modules whose output does not start with the batch dimension.
 
-Which way is right is not guessed: two examples of the first batch are also done by plain autograd, one at a
-time, and a parameter whose sums differ goes by the loop.
+Which way is right is not guessed: the first examples are also done by plain autograd, one at a time, and a
+parameter whose sums differ goes by the loop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch.func import functional_call
 
 from merging.errors import MergingError
 from merging.hessians import _rules
-from merging.hessians._recording import Recording
+from merging.hessians._recording import Owners, Recording, Roles
 from merging.hessians._rules import PerExample
 
 Batch = Mapping[str, Any]
@@ -78,6 +78,9 @@ class SquaredGradients:
             for name in names.values()
         }
         self._looped: set[str] = set()
+        self._roles: Roles = {}
+        self._expand = True
+        self._reached: set[str] = set()
         self._is_probed = False
         self.sums = self._zeros()
         self.num_examples = 0
@@ -106,7 +109,7 @@ class SquaredGradients:
         """
         with _frozen(self._parameters.values()):
             if not self._is_probed:
-                self._probe(_examples(batch, slice(0, 2)))
+                self._probe(_examples(batch, [0, min(1, _size(batch) - 1), 0]))
                 self._is_probed = True
             self._add(batch, cotangents, self.sums)
         self.num_examples += _size(batch)
@@ -116,9 +119,9 @@ class SquaredGradients:
         if recording.unreachable:
             if self._is_probed:
                 raise MergingError(
-                    f"{', '.join(sorted(recording.unreachable))}: the output of their module starts with the "
-                    "batch dimension for some batches only, e.g. because tokens are routed. Set "
-                    "requires_grad_(False) on them, or use batch_size=1."
+                    f"{', '.join(sorted(recording.unreachable))}: the output of their module starts with "
+                    "the batch dimension for some batches only, e.g. because tokens are routed. Use "
+                    "batch_size=1."
                 )
             self._looped |= recording.unreachable
         if not scores.isfinite().all():
@@ -137,12 +140,22 @@ class SquaredGradients:
             module: {local: name for local, name in names.items() if name not in self._looped}
             for module, names in self._owned.items()
         }
-        recording = Recording({module: names for module, names in owners.items() if names}, _size(batch))
+        owners = {module: names for module, names in owners.items() if names}
+        try:
+            return self._forward(batch, owners)
+        except RuntimeError:
+            if self._is_probed or not self._expand:
+                raise
+            self._expand = False  # some (1, ...) is no row that all examples share, and the model fails
+            return self._forward(batch, owners)
+
+    def _forward(self, batch: Batch, owners: Owners) -> tuple[Tensor, Recording]:
+        recording = Recording(owners, self._roles, _size(batch), expand=self._expand)
         with recording, torch.enable_grad():
-            scores = self._scores(self._model, batch)
-        return scores, recording
+            return self._scores(self._model, batch), recording
 
     def _square(self, sums: Sums, name: str, gradients: PerExample) -> None:
+        self._reached.add(name)
         try:
             gradients.add_squares(sums[name])
         except RuntimeError:
@@ -152,8 +165,13 @@ class SquaredGradients:
 
     def _add_by_loop(
         self, names: Collection[str], batch: Batch, cotangents: Iterable[Tensor], sums: Sums
-    ) -> None:
-        """Add the squared gradients of some parameters, one example at a time, by plain autograd."""
+    ) -> set[str]:
+        """Add the squared gradients of some parameters, one example at a time, by plain autograd.
+
+        Returns:
+            The parameters that the scores depend on.
+        """
+        reached = set()
         order = sorted(names)
         leaves = {name: self._parameters[name].detach().requires_grad_() for name in order}
         for index in range(_size(batch)) if leaves else ():
@@ -166,23 +184,31 @@ class SquaredGradients:
                 )
                 for name, gradient in zip(order, gradients, strict=True):
                     if gradient is not None:
+                        reached.add(name)
                         gradient = gradient.to(sums[name].dtype)
                         sums[name].addcmul_(gradient, gradient)
+        return reached
 
-    def _probe(self, pair: Batch) -> None:
-        """Find out which parameters must go by the loop, from two examples."""
+    def _probe(self, batch: Batch) -> None:
+        """Find out which parameters must go by the loop, from a few examples.
+
+        The caller gives one example twice: rows that are attributed to the wrong example then meet their
+        like, so that a wrong sum cannot look right (embeddings of two texts without a common word would).
+        """
         cotangents: list[Tensor] = []
 
-        def waves(scores: Tensor) -> list[Tensor]:  # no two examples and no two scores weigh the same
+        def waves(scores: Tensor) -> list[Tensor]:  # no two examples, and no two scores, weigh the same
             weights = torch.arange(1, scores.numel() + 1, device=scores.device, dtype=torch.float32)
             cotangents[:] = [weights.cos().to(scores.dtype).view_as(scores)]
             return cotangents
 
         ours, reference = self._zeros(), self._zeros()
-        self._add(pair, waves, ours)
-        self._add_by_loop(self._parameters.keys() - self._looped, pair, cotangents, reference)
+        self._add(batch, waves, ours)
+        names = self._parameters.keys() - self._looped
+        reached = self._add_by_loop(names, batch, cotangents, reference)
+        self._looped |= reached - self._reached  # used, but never by calling their module
         largest = max(float(total.max()) for total in reference.values())
-        for name in self._parameters.keys() - self._looped:
+        for name in names:
             if not _agree(ours[name], reference[name], largest, self._parameters[name].dtype):
                 self._looped.add(name)
 
@@ -258,8 +284,8 @@ def _size(batch: Batch) -> int:
     return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim())
 
 
-def _examples(batch: Batch, examples: slice) -> Batch:
-    """Cut some examples out of a batch."""
+def _examples(batch: Batch, examples: slice | list[int]) -> Batch:
+    """Take some examples out of a batch."""
     size = _size(batch)
     return {
         key: value[examples] if isinstance(value, Tensor) and value.shape[:1] == (size,) else value

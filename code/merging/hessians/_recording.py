@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from merging.hessians import _rules
-from merging.hessians._rules import PerExample, Sum
+from merging.hessians._rules import Call, PerExample, Sum
+
+Roles = dict[tuple[nn.Module, int], tuple[bool, ...]]
+"""For a module called with so many inputs: which of them belong to examples."""
 
 Owners = Mapping[nn.Module, Mapping[str, str]]
 """Modules to watch, with their own parameters: the module's name for it -> the model's name."""
@@ -24,18 +27,25 @@ class Recording:
     The parameters must be frozen: the graph then starts at the outputs of the first watched modules, and
     autograd spends nothing on weights.
 
-    A module whose output starts with 1 instead of B (positions that are looked up once and broadcast) has its
-    output expanded, so that the gradient that comes back is not yet summed over examples.
-
     Attributes:
         unreachable: parameters whose module did not give one tensor that starts with the batch dimension.
     """
 
-    def __init__(self, owners: Owners, num_examples: int) -> None:
-        """Watch ``owners``, in a forward pass of ``num_examples`` examples."""
+    def __init__(self, owners: Owners, roles: Roles, num_examples: int, *, expand: bool) -> None:
+        """Watch ``owners``, in a forward pass of ``num_examples`` examples.
+
+        Args:
+            owners: what to watch.
+            roles: filled by the first recording of a model and kept for the next ones.
+            num_examples: B.
+            expand: expand an output that starts with 1 instead of B (positions that are looked up once and
+                broadcast), so that the gradient that comes back is not yet summed over examples.
+        """
         self.unreachable: set[str] = set()
         self._owners = owners
+        self._roles = roles
         self._num_examples = num_examples
+        self._expand = expand
         self._handles: list[RemovableHandle] = []
         self._roots: list[Tensor] = []
         self._uses: Counter[str] = Counter()
@@ -70,8 +80,9 @@ class Recording:
 
     def _watch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         names = self._owners[module]
-        output = self._batched(output)
-        if not isinstance(output, Tensor) or output.shape[:1] != (self._num_examples,):
+        if self._expand:
+            output = self._expanded(output)
+        if not isinstance(output, Tensor) or not output.dim() or len(output) % self._num_examples:
             self.unreachable.update(names.values())
             return None
         if not output.requires_grad:
@@ -79,16 +90,28 @@ class Recording:
             self._roots.append(root)
             output = root.clone()  # a leaf may not be changed in place, and an activation may do that
         self._uses.update(names.values())
-        args = tuple(self._input(value) for value in args)
-        kwargs = {key: self._input(value) for key, value in kwargs.items()}
+        call = self._call(module, args, kwargs, len(output))
 
         def arrived(gradient: Tensor) -> None:
-            for local, part in _rules.per_example(module, args, kwargs, gradient):
+            for local, part in _rules.per_example(call, gradient):
                 if local in names:
                     self._take(names[local], part)
 
         output.register_hook(arrived)
         return output
+
+    def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], num_rows: int) -> Call:
+        """Keep the inputs of a call; those that are as long as its output belong to examples.
+
+        A shared input may have the length of a batch by chance, so the first batch decides.
+        """
+        inputs = tuple(
+            self._expanded(value.detach()) if isinstance(value, Tensor) else value
+            for value in (*args, *kwargs.values())
+        )
+        by_example = tuple(isinstance(value, Tensor) and value.shape[:1] == (num_rows,) for value in inputs)
+        by_example = self._roles.setdefault((module, len(inputs)), by_example)
+        return Call(module, inputs, tuple(kwargs), by_example, self._num_examples)
 
     def _take(self, name: str, part: PerExample) -> None:
         if self._uses[name] == 1:
@@ -96,11 +119,8 @@ class Recording:
         else:
             self._parts[name].append(part)
 
-    def _input(self, value: Any) -> Any:
-        return self._batched(value.detach()) if isinstance(value, Tensor) else value
-
-    def _batched(self, value: Any) -> Any:
-        """Expand a tensor that all examples share."""
+    def _expanded(self, value: Any) -> Any:
+        """(1, ...) -> (B, ...)."""
         if isinstance(value, Tensor) and value.dim() and value.shape[0] == 1 != self._num_examples:
             return value.expand(self._num_examples, *value.shape[1:])
         return value

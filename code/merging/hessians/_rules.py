@@ -15,7 +15,7 @@ A rule does not form the B gradients: together they would take B times the memor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,10 @@ _MAX_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 27}
 class PerExample(ABC):
     """Gradients of one parameter for each of ``num_examples`` examples, formed a few examples at a time."""
 
-    num_examples: int
+    @property
+    @abstractmethod
+    def num_examples(self) -> int:
+        """B."""
 
     @abstractmethod
     def gradients(self, examples: slice) -> Tensor:
@@ -53,7 +56,7 @@ class Formed(PerExample):
     """(B, \\*shape)"""
 
     @property
-    def num_examples(self) -> int:  # type: ignore[override]
+    def num_examples(self) -> int:
         """B."""
         return len(self.values)
 
@@ -73,7 +76,7 @@ class Outer(PerExample):
     shape: torch.Size
 
     @property
-    def num_examples(self) -> int:  # type: ignore[override]
+    def num_examples(self) -> int:
         """B."""
         return len(self.left)
 
@@ -107,7 +110,7 @@ class Rows(PerExample):
     num_rows: int
 
     @property
-    def num_examples(self) -> int:  # type: ignore[override]
+    def num_examples(self) -> int:
         """B."""
         return len(self.ids)
 
@@ -127,41 +130,64 @@ class Rows(PerExample):
 
 
 @dataclass(frozen=True)
+class Call:
+    """One call of a module in a batch of B examples.
+
+    A tensor that belongs to examples is (B n, ...): the n rows of an example, such as its windows or its
+    tokens, lie next to each other.
+    """
+
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    """Positional arguments, then named ones."""
+    keys: tuple[str, ...]
+    """Names of the named ones."""
+    by_example: tuple[bool, ...]
+    """Which inputs belong to examples; the others are the same for all."""
+    num_examples: int
+
+    def split(self, value: Tensor) -> Tensor:
+        """(B n, ...) -> (B, n, ...)."""
+        return value.reshape(self.num_examples, -1, *value.shape[1:])
+
+    def repeat(self, inputs: Sequence[Any], name: str, parameter: Tensor) -> Tensor:
+        """Call the module again, with other inputs and another value of one parameter."""
+        num_args = len(inputs) - len(self.keys)
+        kwargs = dict(zip(self.keys, inputs[num_args:], strict=True))
+        output: Tensor = functional_call(self.module, {name: parameter}, tuple(inputs[:num_args]), kwargs)
+        return output
+
+
+@dataclass(frozen=True)
 class Replayed(PerExample):
     """Gradients of a module without a rule: its call is repeated for each example under ``torch.vmap``."""
 
-    module: nn.Module
+    call: Call
     name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
     output_gradient: Tensor
+    """(B n, ...)"""
 
     @property
-    def num_examples(self) -> int:  # type: ignore[override]
+    def num_examples(self) -> int:
         """B."""
-        return len(self.output_gradient)
+        return self.call.num_examples
 
     def gradients(self, examples: slice) -> Tensor:
         """See base."""
-        inputs = [*self.args, *self.kwargs.values()]
-        batched = [isinstance(value, Tensor) and value.shape[:1] == (self.num_examples,) for value in inputs]
-        pieces = [value[examples] if flag else value for value, flag in zip(inputs, batched, strict=True)]
+        call = self.call
+        parameter = call.module.get_parameter(self.name).detach()
 
-        def gradient(output_gradient: Tensor, *pieces: Any) -> Tensor:
-            values = [v.unsqueeze(0) if flag else v for v, flag in zip(pieces, batched, strict=True)]
-            args, kwargs = values[: len(self.args)], values[len(self.args) :]
-
-            def call(parameter: Tensor) -> Tensor:
-                named = dict(zip(self.kwargs, kwargs, strict=True))
-                output: Tensor = functional_call(self.module, {self.name: parameter}, tuple(args), named)
-                return output
-
-            pull = torch.func.vjp(call, self.module.get_parameter(self.name).detach())[1]
-            result: Tensor = pull(output_gradient.unsqueeze(0))[0]
+        def gradient(output_gradient: Tensor, *inputs: Any) -> Tensor:  # of one example: (n, ...)
+            pull = torch.func.vjp(lambda value: call.repeat(inputs, self.name, value), parameter)[1]
+            result: Tensor = pull(output_gradient)[0]
             return result
 
-        in_dims = (0, *(0 if flag else None for flag in batched))
-        gradients: Tensor = torch.vmap(gradient, in_dims=in_dims)(self.output_gradient[examples], *pieces)
+        inputs = [
+            call.split(value)[examples] if flag else value
+            for value, flag in zip(call.inputs, call.by_example, strict=True)
+        ]
+        in_dims = (0, *(0 if flag else None for flag in call.by_example))
+        gradients: Tensor = torch.vmap(gradient, in_dims)(call.split(self.output_gradient)[examples], *inputs)
         return gradients.clone()  # what is only added to the output has the output's gradient itself
 
 
@@ -172,7 +198,7 @@ class Sum(PerExample):
     parts: Sequence[PerExample]
 
     @property
-    def num_examples(self) -> int:  # type: ignore[override]
+    def num_examples(self) -> int:
         """B."""
         return self.parts[0].num_examples
 
@@ -185,54 +211,54 @@ class Sum(PerExample):
 
 
 Uses = Iterator[tuple[str, PerExample]]
-Rule = Callable[[Any, Tensor, Tensor], Uses]
-"""(module, input, gradient at the output) -> (own parameter's name, its per-example gradients)"""
+Rule = Callable[[Any, Tensor, Tensor, int], Uses]
+"""(module, input, gradient at the output, B) -> (own parameter's name, its per-example gradients)"""
 
 
-def _linear(module: nn.Linear, a: Tensor, g: Tensor) -> Uses:
-    a, g = _positions(a), _positions(g)
+def _linear(module: nn.Linear, a: Tensor, g: Tensor, num_examples: int) -> Uses:
+    a, g = _positions(a, num_examples), _positions(g, num_examples)
     yield "weight", Outer(g, a, module.weight.shape)
     yield "bias", Formed(g.sum(1))
 
 
-def _conv1d(module: Any, a: Tensor, g: Tensor) -> Uses:
-    a, g = _positions(a), _positions(g)
+def _conv1d(module: Any, a: Tensor, g: Tensor, num_examples: int) -> Uses:
+    a, g = _positions(a, num_examples), _positions(g, num_examples)
     yield "weight", Outer(a, g, module.weight.shape)
     yield "bias", Formed(g.sum(1))
 
 
-def _conv2d(module: nn.Conv2d, a: Tensor, g: Tensor) -> Uses:
+def _conv2d(module: nn.Conv2d, a: Tensor, g: Tensor, num_examples: int) -> Uses:
     assert not isinstance(module.padding, str)  # _supported
     patches = functional.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride)
-    yield "bias", Formed(g.sum((2, 3)))
-    left = g.flatten(2).transpose(1, 2)  # (B, positions, o)
-    right = patches.transpose(1, 2)  # (B, positions, i * height * width)
+    left = _positions(g.flatten(2).transpose(1, 2), num_examples)  # (B, R, o)
+    right = _positions(patches.transpose(1, 2), num_examples)  # (B, R, i * height * width)
+    yield "bias", Formed(left.sum(1))
     if module.groups > 1:
         left = left.reshape(*left.shape[:2], module.groups, -1).transpose(1, 2)
         right = right.reshape(*right.shape[:2], module.groups, -1).transpose(1, 2)
     yield "weight", Outer(left, right, module.weight.shape)
 
 
-def _embedding(module: nn.Embedding, a: Tensor, g: Tensor) -> Uses:
-    ids, values = a.flatten(1), _positions(g)
+def _embedding(module: nn.Embedding, a: Tensor, g: Tensor, num_examples: int) -> Uses:
+    ids, values = a.reshape(num_examples, -1), _positions(g, num_examples)
     if module.padding_idx is not None:  # autograd gives that row no gradient
         values = values * (ids != module.padding_idx).unsqueeze(-1)
     yield "weight", Rows(ids, values, module.num_embeddings)
 
 
-def _layer_norm(module: nn.LayerNorm, a: Tensor, g: Tensor) -> Uses:
+def _layer_norm(module: nn.LayerNorm, a: Tensor, g: Tensor, num_examples: int) -> Uses:
     normalised = functional.layer_norm(a, module.normalized_shape, eps=module.eps)
-    shape = module.normalized_shape
-    yield "weight", Formed((g * normalised).reshape(len(g), -1, *shape).sum(1))
-    yield "bias", Formed(g.reshape(len(g), -1, *shape).sum(1))
+    shape = (num_examples, -1, *module.normalized_shape)
+    yield "weight", Formed((g * normalised).reshape(shape).sum(1))
+    yield "bias", Formed(g.reshape(shape).sum(1))
 
 
-def _rms_norm(module: Any, a: Tensor, g: Tensor) -> Uses:
+def _rms_norm(module: Any, a: Tensor, g: Tensor, num_examples: int) -> Uses:
     # torch calls it eps (None: the smallest step of the dtype), Llama and its relatives variance_epsilon
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     shape = module.weight.shape
     normalised = functional.rms_norm(a, shape, eps=eps)
-    yield "weight", Formed((g * normalised).reshape(len(g), -1, *shape).sum(1))
+    yield "weight", Formed((g * normalised).reshape(num_examples, -1, *shape).sum(1))
 
 
 _RULES: dict[str, Rule] = {
@@ -261,27 +287,18 @@ def find(module: nn.Module) -> Rule | None:
     return None
 
 
-def per_example(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], gradient: Tensor
-) -> Uses:
-    """Yield (own parameter's name, its per-example gradients) for one call of a module.
-
-    Args:
-        module: any module.
-        args: positional arguments of the call, tensors (B, ...).
-        kwargs: named arguments of the call.
-        gradient: at the output, (B, ...).
-    """
-    rule = find(module)
+def per_example(call: Call, gradient: Tensor) -> Uses:
+    """Yield (own parameter's name, its per-example gradients) for a call and the gradient at its output."""
+    rule = find(call.module)
     if rule is not None:
-        (value,) = (*args, *kwargs.values())
+        (value,) = call.inputs
         if value.is_floating_point():
             value = value.to(accumulator(value.dtype))
-        yield from rule(module, value, gradient.to(accumulator(gradient.dtype)))
+        yield from rule(call.module, value, gradient.to(accumulator(gradient.dtype)), call.num_examples)
     else:
-        for name, parameter in module._parameters.items():
+        for name, parameter in call.module._parameters.items():
             if parameter is not None:
-                yield name, Replayed(module, name, args, kwargs, gradient)
+                yield name, Replayed(call, name, gradient)
 
 
 def _supported(module: nn.Module) -> bool:
@@ -302,6 +319,6 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _positions(values: Tensor) -> Tensor:
-    """(B, ..., d) -> (B, R, d)."""
-    return values.reshape(len(values), -1, values.shape[-1])
+def _positions(values: Tensor, num_examples: int) -> Tensor:
+    """(B n, ..., d) -> (B, R, d)."""
+    return values.reshape(num_examples, -1, values.shape[-1])

@@ -39,6 +39,19 @@ SMALL_GPT2: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+SMALL_OPT: dict[str, Any] = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "ffn_dim": 12,
+    "vocab_size": 15,
+    "max_position_embeddings": NUM_TOKENS,
+    "word_embed_proj_dim": 8,
+    "num_labels": NUM_CLASSES,
+    "pad_token_id": PAD,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 SMALL_VIT: dict[str, Any] = {
     "hidden_size": 8,
     "num_hidden_layers": 1,
@@ -120,12 +133,28 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     ),
     "gpt2": lambda: transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**SMALL_GPT2)),
     "llama": lambda: transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**SMALL)),
+    "opt": lambda: transformers.OPTForSequenceClassification(transformers.OPTConfig(**SMALL_OPT)),
+    "deberta": lambda: transformers.DebertaV2ForSequenceClassification(
+        transformers.DebertaV2Config(
+            **SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True
+        )
+    ),
     "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL_VIT)),
     "convolutions": Convolutions,
     "shared": Shared,
     "sequence_first": SequenceFirst,
 }
 LOOPED = {
+    "deberta": {  # relative positions go through the same layers as texts do, as one row for all examples
+        "deberta.embeddings.position_embeddings.weight",
+        "deberta.encoder.rel_embeddings.weight",
+        *(
+            f"deberta.encoder.layer.{layer}.attention.self.{projection}_proj.{parameter}"
+            for layer in range(2)
+            for projection in ("key", "query")
+            for parameter in ("weight", "bias")
+        ),
+    },
     "shared": {"functional.weight"},
     "sequence_first": {
         "embedding.weight",
@@ -136,6 +165,7 @@ LOOPED = {
     },
 }
 VMAPPED = {
+    "opt": {"model.decoder.embed_positions.weight"},  # a subclass of Embedding with a forward of its own
     "vit": {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"},
     "convolutions": {
         f"layers.{layer}.{parameter}" for layer in (1, 4, 5) for parameter in ("weight", "bias")
