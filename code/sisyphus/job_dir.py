@@ -150,7 +150,7 @@ class JobDir:
         for kind in (gs.JOB_LOG, gs.PLOGGING_FILE):
             try:
                 newest = max(newest, os.stat(self.entry(task_entry(kind, task_name, task_id))).st_mtime)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
         return now - newest
 
@@ -161,7 +161,7 @@ class JobDir:
         try:
             with open(self.entry(task_entry(gs.ENGINE_SUBMIT, task_name)), encoding="utf-8") as file:
                 lines = file.read().splitlines()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         history = []
         for line in filter(None, lines):
@@ -216,12 +216,21 @@ class JobDir:
         write_atomically(self.entry(gs.JOB_INFO), "".join(f"{line}\n" for line in lines).encode("utf-8"))
 
     def write_save(self, job: object) -> None:
-        """Pickle the job."""
+        """Pickle the job.
+
+        Raises:
+            JobDirError: if it, or one of its attributes, cannot be pickled.
+        """
         import gzip
         import pickle
 
-        content = gzip.compress(pickle.dumps(job), compresslevel=1)
-        write_atomically(self.entry(gs.JOB_SAVE), content)
+        try:
+            content = pickle.dumps(job)
+        except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
+            raise JobDirError(
+                f"{job} cannot be saved for its workers{_unpicklable_part(job)}: {error}"
+            ) from error
+        write_atomically(self.entry(gs.JOB_SAVE), gzip.compress(content, compresslevel=1))
 
     # --- removing ---
 
@@ -244,6 +253,20 @@ class JobDir:
         aside = f"{self.path}.deleted.{os.getpid()}"
         os.rename(self.path, aside)
         shutil.rmtree(aside)
+
+
+def _unpicklable_part(job: object) -> str:
+    """Which attribute is to blame; empty if it is none of them."""
+    import pickle
+
+    for name, value in vars(job).items():
+        if name.startswith("_sis_"):
+            continue
+        try:
+            pickle.dumps(value)
+        except (pickle.PicklingError, AttributeError, TypeError, RecursionError):
+            return f", because of its attribute {name!r} of type {type(value).__name__}"
+    return ""
 
 
 def read_save(path: str) -> Any:

@@ -210,6 +210,8 @@ class Manager(threading.Thread):
                 return True
         if any(self.states.get(state) for state in _MAY_MOVE_ON) or self._still_runs_beside_an_error():
             return False
+        if gs.CLEAR_ERROR and self.states.get(gs.STATE_ERROR):
+            return False
         if waiting:
             logging.warning("Configs still wait for jobs, but nothing can run any more")
         return True
@@ -332,11 +334,14 @@ class Manager(threading.Thread):
     def _clear_errors_again(self) -> None:
         """As CLEAR_ERROR asks, but not more often than upstream's loop would: a job may fail in no time."""
         now = time.monotonic()
+        cleared = False
         for job in sorted(self.states.get(gs.STATE_ERROR, ())):
             if now - self._cleared_at.get(job, float("-inf")) >= gs.WAIT_PERIOD_BETWEEN_CHECKS:
                 self._cleared_at[job] = now
                 self._clear_job(job)
-                self._wake.set()
+                cleared = True
+        if cleared:
+            self.update_states()
 
 
 class JobCleaner(threading.Thread):
@@ -356,7 +361,7 @@ class JobCleaner(threading.Thread):
         while not self._stopped.wait(gs.JOB_CLEANER_INTERVAL):
             from sisyphus.cleaner import cleanup_jobs  # most runs of the manager end before the first round
 
-            cleanup_jobs()
+            cleanup_jobs(self._graph, min_age_s=gs.WAIT_PERIOD_JOB_CLEANUP, stop=self._stopped)
 
     def stop(self) -> None:
         """End after the current round."""

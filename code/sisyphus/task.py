@@ -207,7 +207,7 @@ class Task:
             return State.ERROR
         report = State.UNKNOWN if engine is None else engine.task_state(self, task_id)
         names = self.job._sis_dir.names()  # it may have ended between the first look and the engine's answer
-        folder, history = self.job._sis_dir, self._submissions_without_progress()
+        folder, history = self.job._sis_dir, self._submissions_without_progress(task_id)
         return task_id_state(
             TaskEvidence(
                 finished=self._marked(gs.JOB_FINISHED_MARKER, names, task_id)[0],
@@ -222,10 +222,10 @@ class Task:
             )
         )
 
-    def _submissions_without_progress(self) -> int:
-        """Submissions since the task last got further."""
-        history = self.job._sis_dir.submissions(self._start)
-        progress = [rqmt.get("completed_fraction") or 0.0 for _, rqmt in history]
+    def _submissions_without_progress(self, task_id: int) -> int:
+        """Submissions of this id since the task last got further."""
+        history = [rqmt for ids, rqmt in self.job._sis_dir.submissions(self._start) if task_id in ids]
+        progress = [rqmt.get("completed_fraction") or 0.0 for rqmt in history]
         return sum(fraction >= progress[-1] for fraction in progress) if progress else 0
 
     def get_process_logging_path(self, task_id: int) -> str:

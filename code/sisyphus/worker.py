@@ -6,6 +6,8 @@ means that it was interrupted: killed, out of memory, or stopped by SIGTERM.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import logging
 import os
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 EXIT_FINISHED, EXIT_ERROR, EXIT_ALREADY_RUNNING = 0, 1, 3
 _KILLED_FOR_MEMORY = (128 + signal.SIGKILL, -signal.SIGKILL)
 """Return codes of a command that the kernel killed: as a shell reports it, and as ``subprocess`` does."""
+
+_STARTED_AT = time.time() - 1.0
+"""When this process started, or a little before."""
 
 _THREAD_VARIABLES = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 _DEFAULT_THREADS = 1
@@ -81,10 +86,11 @@ def run(call: Call) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # in order with the log lines, and there if it is killed
     logs.set_up(logging.getLogger().level, sys.stderr)
-    previous = usage.read(files.usage)
-    if previous and usage.is_alive(previous, job_dir=call.job_dir, task_name=call.task_name):
-        logging.error("%s %s: already running as process %s", call.job_dir, call.task_name, previous["pid"])
+    if not _claim(call, files):
         return EXIT_ALREADY_RUNNING
+    if files.was_finished_meanwhile():
+        logging.warning("Another process finished this task just now")
+        return EXIT_FINISHED
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     try:
@@ -222,11 +228,37 @@ class _Files:
 
         self.log, self.usage = entry(gs.JOB_LOG), entry(gs.PLOGGING_FILE)
         self.error, self.finished = entry(gs.STATE_ERROR), entry(gs.STATE_FINISHED)
+        self.lock = job_dir.absolute() / gs.JOB_LOG_ENGINE / task_entry("lock", task_name, task_id)
 
     def was_interrupted(self) -> bool:
         """Whether an earlier run of the task left a log, but neither result nor error."""
         ended = self.error.exists() or self.finished.exists()
         return not ended and self.usage.exists() and self.log.exists() and self.log.stat().st_size > 0
+
+    def was_finished_meanwhile(self) -> bool:
+        """Whether the finished marker was made since this process started."""
+        return self.finished.exists() and self.finished.stat().st_mtime > _STARTED_AT
+
+
+def _claim(call: Call, files: _Files) -> bool:
+    """Make sure that no other process runs this task now; two managers may have started it at the same time."""
+    previous = usage.read(files.usage)
+    if previous and usage.is_alive(previous, job_dir=call.job_dir, task_name=call.task_name):
+        logging.error("%s %s: already running as process %s", call.job_dir, call.task_name, previous["pid"])
+        return False
+    if not files.lock.parent.is_dir():
+        return True  # no job: the error comes when it is loaded
+    lock = os.open(files.lock, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        # held until this process ends, and not by processes that it forks
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            logging.debug("No locks on this file system: %s", error)
+            return True
+        logging.error("%s %s: another process has just started it", call.job_dir, call.task_name)
+        return False
+    return True
 
 
 def _redirect(log: Path) -> None:

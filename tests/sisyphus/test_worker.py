@@ -206,7 +206,7 @@ def test_inputs_that_appear_late_are_waited_for(tmp_path, monkeypatch):
     worker._wait_for_inputs(FakeJob(path), Remote())
     monkeypatch.setattr(gs, "WAIT_PERIOD_FOR_INPUTS_AVAILABLE", 0)
     with pytest.raises(
-        AssertionError, match="inputs are missing: .*/never. Was a directory in work removed?"
+        AssertionError, match=r"inputs are missing: .*/never\. Was a directory in work removed\?"
     ):
         worker._wait_for_inputs(FakeJob(tmp_path / "never"), Remote())
     monkeypatch.setattr(gs, "TASK_INPUTS_MUST_BE_AVAILABLE", False)

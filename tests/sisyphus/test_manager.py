@@ -1,0 +1,250 @@
+"""The manager's loop: hooks, several managers, engines that have to be polled, the state of a finished graph."""
+
+from __future__ import annotations
+
+import time
+
+SCHEDULER = """
+    def engine():
+        import os, subprocess
+        from sisyphus.engine import EngineBase
+        from sisyphus.global_settings import STATE_RUNNING, STATE_UNKNOWN
+
+        class Scheduler(EngineBase):
+            '''Knows what it started, and tells nobody when it ends.'''
+
+            def __init__(self):
+                super().__init__()
+                self.processes = {}
+
+            def submit_call(self, call, logpath, rqmt, name, task_name, task_ids):
+                for task_id in task_ids:
+                    command = [*call, str(task_id), "--redirect_output"]
+                    self.processes[name, task_id] = subprocess.Popen(command)
+                return "scheduler", name
+
+            def task_state(self, task, task_id):
+                process = self.processes.get((self.queue_name(task), task_id))
+                return STATE_RUNNING if process and process.poll() is None else STATE_UNKNOWN
+
+            def get_task_id(self, task_id):
+                return task_id
+
+        return Scheduler()
+
+    JOB_AUTO_CLEANUP = False
+    WAIT_PERIOD_BETWEEN_CHECKS = 0.5
+    WAIT_PERIOD_CACHE = 0.5
+    WAIT_PERIOD_MTIME_OF_INPUTS = 2
+"""
+
+
+def test_an_engine_that_has_to_be_asked(project):
+    project.write("settings.py", SCHEDULER.replace("\n    ", "\n"))
+    project.config('tk.register_output("b", Step("b", Step("a").out).out)')
+    began = time.monotonic()
+    done = project.manager()
+    assert done.returncode == 0
+    assert project.read("output/b").strip() == "2"
+    assert time.monotonic() - began > 2  # the second step waited until its input was old enough
+
+
+def test_settings_hear_of_finished_and_failed_jobs(project):
+    project.engine(
+        "LocalEngine(cpu=2)",
+        """
+        def note(event, job):
+            with open("heard", "a") as file:
+                file.write(f"{event} {type(job).__name__}\\n")
+
+        def on_job_finished(job):
+            note("finished", job)
+
+        def on_job_failure(job):
+            note("failed", job)
+        """,
+    )
+    project.config(
+        'tk.register_output("good", Step("good").out)\ntk.register_output("bad", Bad().out)',
+        recipe="""
+        class Bad(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            def run(self):
+                raise ValueError
+        """,
+    )
+    assert project.manager().returncode == 1
+    heard = project.read("heard").splitlines()
+    assert heard.count("finished Step") == 1
+    assert "failed Bad" in heard
+
+
+def test_clear_error_moves_jobs_aside_by_itself(project):
+    project.engine("LocalEngine(cpu=1)", "CLEAR_ERROR = True")
+    project.config(
+        'tk.register_output("out", Second().out)',
+        recipe="""
+        class Second(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            def run(self):
+                first = not File("../../../../tried").exists()
+                File("../../../../tried").touch()
+                assert not first
+                self.out.set(1)
+        """,
+    )
+    assert project.manager().returncode == 0
+    assert len(list((project.path / "work/jobs").glob("Second.*.cleared.0001"))) == 1
+
+
+def test_two_managers_run_each_task_once(project):
+    project.config(
+        """
+        for number in range(6):
+            tk.register_output(f"out/{number}", Notes(number).out)
+        """,
+        recipe="""
+        class Notes(Job):
+            def __init__(self, number):
+                self.number = number
+                self.out = self.output_var("out")
+
+            def run(self):
+                with open("../../../../starts", "a") as file:
+                    file.write(f"{self.number}\\n")
+                time.sleep(0.2)
+                self.out.set(self.number)
+        """,
+    )
+    (project.path / "work").mkdir()
+    managers = [project.start_manager(), project.start_manager()]
+    for manager in managers:
+        output, _ = manager.communicate(timeout=30)
+        assert manager.returncode == 0, output
+    assert sorted(project.read("starts").split()) == [str(number) for number in range(6)]
+
+
+def test_a_job_runs_inside_its_wrapper(project):
+    project.engine(
+        "LocalEngine(cpu=1)",
+        """
+        def worker_wrapper(job, task_name, call):
+            return ["env", "WRAPPED=yes", *call]
+
+        DEFAULT_ENVIRONMENT_KEEP.add("WRAPPED")
+        """,
+    )
+    project.config(
+        'tk.register_output("out", Env().out)',
+        recipe="""
+        class Env(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            def run(self):
+                self.out.set(os.environ["WRAPPED"])
+        """,
+    )
+    assert project.manager().returncode == 0
+    assert project.read("output/out").strip() == "'yes'"
+
+
+def test_an_output_released_early_starts_the_next_job(project):
+    project.config(
+        """
+        training = Training()
+        tk.register_output("all", training.out)
+        tk.register_output("after", Step("after", training.early).out)
+        """,
+        recipe="""
+        class Training(Job):
+            '''Releases its first output, and ends only when another job used it.'''
+
+            def __init__(self):
+                self.early = self.output_var("early")
+                self.out = self.output_var("out")
+
+            def path_available(self, path):
+                return path.is_set() if path == self.early else super().path_available(path)
+
+            def run(self):
+                self.early.set(41)
+                for _ in range(500):
+                    if File("../../../../output/after").exists():
+                        return self.out.set(1)
+                    time.sleep(0.02)
+                raise RuntimeError("nobody came")
+        """,
+    )
+    assert project.manager().returncode == 0
+    assert project.read("output/after").strip() == "42"
+
+
+def test_updates_add_inputs_and_with_them_jobs(project):
+    project.config(
+        'tk.register_output("sum", Grows(Step("first").out).out)',
+        recipe="""
+        class Grows(Job):
+            def __init__(self, first):
+                self.first = first
+                self.out = self.output_var("out")
+                self.more = []
+
+            def update(self):
+                if self.first.is_set():
+                    self.more = [Step(f"more {number}").out for number in range(self.first.get() + 1)]
+
+            def run(self):
+                self.out.set(sum(number.get() for number in self.more))
+        """,
+    )
+    done = project.manager()
+    assert done.returncode == 0
+    assert project.read("output/sum").strip() == "2"
+    assert "4 jobs ran" in done.stderr
+
+
+def test_a_failing_sibling_does_not_hide_ids_that_still_run(project):
+    project.config(
+        'tk.register_output("out", Parts().out)',
+        recipe="""
+        class Parts(Job):
+            def __init__(self):
+                self.out = self.output_path("out", directory=True)
+
+            def tasks(self):
+                yield Task("part", args=[1, 2])
+
+            def part(self, number):
+                assert number == 2
+                time.sleep(1)
+                File(self.out.get_path(), "two").touch()
+        """,
+    )
+    assert project.manager().returncode == 1
+    assert (project.job_dir("Parts") / "output/out/two").exists()
+
+
+def test_the_memory_profile(project):
+    project.engine("LocalEngine(cpu=1)", "MEMORY_PROFILE_LOG = 'memory.log'")
+    project.config('tk.register_output("a", Step("a").out)')
+    assert project.manager().returncode == 0
+    assert "MB, peak" in project.read("memory.log")
+
+
+def test_a_job_that_cannot_be_set_up_does_not_stop_the_others(project):
+    project.config('tk.register_output("a", Step("a").out)\ntk.register_output("b", Step("b").out)')
+    project.sis("manager", "config/exp.py", stdin="s\nn\n")
+    first, _ = sorted((project.path / "work/jobs").iterdir())
+    for path in sorted(first.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    first.rmdir()
+    first.write_text("a file in the way")
+    done = project.manager()
+    assert done.returncode == 1
+    assert "is in the way" in done.stderr
+    assert sum((project.path / "output" / name).exists() for name in "ab") == 1
