@@ -50,7 +50,7 @@ class DelayedBase:
     def __repr__(self) -> str:
         try:
             return str(self.get())
-        except VariableNotSet:
+        except (VariableNotSet, NotImplementedError):
             return f"<{type(self).__name__}, not set>"
 
     # Python would go through __getitem__ for ever otherwise, because every index gives an expression.
