@@ -99,14 +99,20 @@ class Checkpoint:
 
     def read(self, name: str) -> Tensor:
         """Read one tensor, in the dtype it is stored in."""
+        info = self._stored[name].info
+        return self.read_piece(name, 0, info.num_elements).reshape(info.shape)
+
+    def read_piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Read elements of one tensor, counted row by row, as a vector."""
         import torch
 
         stored = self._stored[name]
-        data = torch.empty(stored.info.num_bytes, dtype=torch.uint8)
+        dtype = torch_dtype(stored.info.dtype)
+        data = torch.empty((stop - start) * dtype.itemsize, dtype=torch.uint8)
         with stored.file.open("rb", buffering=0) as file:
-            file.seek(stored.start)
+            file.seek(stored.start + start * dtype.itemsize)
             _read_into(file, data.numpy().data, stored.file)
-        return data.view(torch_dtype(stored.info.dtype)).reshape(stored.info.shape)
+        return data.view(dtype)
 
     def digest(self) -> str:
         """Hash names, dtypes, shapes and bytes of all tensors, whatever the files they are spread over.

@@ -27,6 +27,9 @@ class Source(Protocol):
     def read(self, name: str) -> Tensor:
         """One tensor, which the caller does not write into."""
 
+    def read_piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements of one tensor, counted row by row, as a vector that the caller does not write into."""
+
 
 class MemoryCheckpoint:
     """Tensors in memory as a source."""
@@ -48,6 +51,10 @@ class MemoryCheckpoint:
         """One tensor, the very object that was wrapped."""
         return self._tensors[name]
 
+    def read_piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements of one tensor, counted row by row."""
+        return self._tensors[name].reshape(-1)[start:stop]
+
 
 class HessianSource:
     """A diagonal curvature, times a factor: stored means are multiplied by the size of the training set."""
@@ -64,18 +71,22 @@ class HessianSource:
         return self._source.tensors
 
     def read(self, name: str) -> Tensor:
-        """One scaled diagonal.
+        """One scaled diagonal; see ``read_piece``."""
+        info = self.tensors[name]
+        return self.read_piece(name, 0, info.num_elements).reshape(info.shape)
+
+    def read_piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements of one scaled diagonal, counted row by row.
 
         Raises:
-            CheckpointError: it has entries below 0, which no diagonal of a Fisher or GGN has.
+            CheckpointError: some are below 0, which no diagonal of a Fisher or GGN has.
         """
-        tensor = for_computing(self._source.read(name))
-        if tensor.numel() and float(tensor.min()) < 0:
+        piece = for_computing(self._source.read_piece(name, start, stop))
+        if piece.numel() and float(piece.min()) < 0:
             raise CheckpointError(
-                f"{self.label}: {name!r} has entries below 0. Curvatures must be >= 0: floor the estimate at "
-                "0."
+                f"{self.label}: {name!r} has entries below 0. Curvatures must be >= 0: floor them at 0."
             )
-        return tensor if self.scale == 1 else tensor * self.scale
+        return piece if self.scale == 1 else piece * self.scale
 
 
 def for_computing(tensor: Tensor) -> Tensor:
@@ -87,13 +98,10 @@ def check_finite(tensor: Tensor, name: str, owner: str, advice: str) -> Tensor:
     """Pass on a floating-point tensor without NaN and infinities.
 
     Raises:
-        CheckpointError: there are some; the text names the tensor and says how many.
+        CheckpointError: there are some; the text names the tensor.
     """
     if math.isfinite(float(tensor.sum())):
         return tensor  # one fast pass; a sum that overflows though all is finite is looked at closely
-    wrong = int((~tensor.isfinite()).sum())
-    if not wrong:
+    if tensor.isfinite().all():
         return tensor
-    raise CheckpointError(
-        f"{owner}: {name!r} has {wrong} NaN or infinite of {tensor.numel()} values. {advice}"
-    )
+    raise CheckpointError(f"{owner}: {name!r} has NaN or infinite values. {advice}")

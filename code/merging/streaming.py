@@ -7,12 +7,11 @@ The same code merges tensors in memory (``merge_tensors``) and folders on disk (
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,14 +20,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from merging import methods
-from merging.checkpoints import Checkpoint, open_checkpoint, torch_dtype, write_checkpoint
+from merging.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.errors import CheckpointError, OptionError
 from merging.hessians.artifact import StoredHessian
 from merging.options import parse
 from merging.policy import Policy
 from merging.publishing import published_folder
-from merging.sources import HessianSource, MemoryCheckpoint, Source, check_finite, for_computing
+from merging.sources import HessianSource, MemoryCheckpoint, Source
+from merging.tensor_merge import TensorMerge
 from merging.tensor_plan import Plan, is_head, make_plan
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def merge_tensors(
         for label, tensors in call.hessians(extras).items()
     }
     plan = call.plan(checkpoints, hessians)
-    merge = _Merge(call, plan, checkpoints, hessians)
+    merge = call.start(plan, checkpoints, hessians)
     return {name: merge.tensor(name) for name in plan.names}
 
 
@@ -153,7 +153,7 @@ def merge_checkpoints(
         check_vocabularies(folders)
         for label, hessian in stored.items():
             _check_model(label, hessian, hashes)
-        merge = _Merge(call, plan, checkpoints, hessians)
+        merge = call.start(plan, checkpoints, hessians)
         with published_folder(out) as folder:
             template = next(iter(folders))
             infos = {name: checkpoints[template].tensors[name] for name in plan.names}
@@ -164,7 +164,7 @@ def merge_checkpoints(
             }
             for label, hessian in stored.items():
                 sources[label] = dataclasses.asdict(hessian.record) | {"scale": scales[label]}
-            record = merge.record() | {"sources": sources}
+            record = call.record(plan, checkpoints[template], merge) | {"sources": sources}
             (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -213,15 +213,6 @@ class _Call:
             found |= self._by_label(key, extras[key]) if key.endswith("s") else {key: extras[key]}
         return found
 
-    def inputs(self, sources: Mapping[str, Source]) -> dict[str, Source | dict[str, Source]]:
-        """Sources by label, regrouped by parameter of the method's ``merge``."""
-        return {
-            key: {task: sources[_label(key, task)] for task in self.tasks}
-            if key.endswith("s")
-            else sources[key]
-            for key in methods.inputs(self.method)
-        }
-
     def plan(
         self,
         checkpoints: Mapping[str, Source],
@@ -231,10 +222,56 @@ class _Call:
     ) -> Plan:
         """Decide what happens to each tensor; arguments as for ``make_plan``."""
         template = next(iter(checkpoints.values()))
-        models = self.models(checkpoints)
+        models = self._models(checkpoints)
         return make_plan(template, models, hessians, self.policy, vocabulary_size=vocabulary_size)
 
-    def models(self, checkpoints: Mapping[str, Source]) -> dict[str, Source]:
+    def start(
+        self, plan: Plan, checkpoints: Mapping[str, Source], hessians: Mapping[str, Source]
+    ) -> TensorMerge:
+        """Begin the merge; sources are by label."""
+        sources = {**checkpoints, **hessians}
+        inputs = {
+            key: {task: sources[_label(key, task)] for task in self.tasks}
+            if key.endswith("s")
+            else sources[key]
+            for key in methods.inputs(self.method)
+        }
+        return TensorMerge(
+            self.module,
+            self.options,
+            plan,
+            template=next(iter(checkpoints.values())),
+            models=self._models(checkpoints),
+            inputs=inputs,
+            label_rows=self.policy.label_rows,
+        )
+
+    def record(self, plan: Plan, template: Source, merge: TensorMerge) -> dict[str, Any]:
+        """What ``merge.json`` says, but for the sources; for a merge that gave every tensor."""
+        num_elements = {name: info.num_elements for name, info in template.tensors.items()}
+        tensors = dataclasses.asdict(plan)
+        num_parameters = {kind: sum(num_elements[name] for name in names) for kind, names in tensors.items()}
+        record: dict[str, Any] = {
+            "method": self.method,
+            "options": dataclasses.asdict(self.options),
+            "policy": dataclasses.asdict(self.policy),
+            "tasks": list(self.tasks),
+            "num_parameters": num_parameters,
+            "tensors": tensors,
+            "versions": {
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("model-merging", "torch")},
+            },
+        }
+        if any("hessian" in key for key in methods.inputs(self.method)):
+            record["fraction_without_curvature"] = merge.num_without_curvature / max(
+                num_parameters["merged"], 1
+            )
+        if merge.summary is not None:
+            record["summary"] = dataclasses.asdict(merge.summary)
+        return record
+
+    def _models(self, checkpoints: Mapping[str, Source]) -> dict[str, Source]:
         """The models by task, out of base and models by label."""
         return {task: checkpoints[_label("models", task)] for task in self.tasks}
 
@@ -245,160 +282,6 @@ class _Call:
 def _label(key: str, task: str) -> str:
     """What error messages and ``merge.json`` call an input of one task: ``models['sst2']``."""
     return f"{key}[{task!r}]"
-
-
-class _Parameter(Mapping[str, Any]):
-    """The inputs of a method for one parameter; a tensor is read when it is asked for."""
-
-    def __init__(self, name: str, inputs: Mapping[str, Any], template: Source) -> None:
-        self._name = name
-        self._inputs = inputs
-        self._template = template
-
-    def __getitem__(self, key: str) -> Any:
-        source = self._inputs[key]
-        if isinstance(source, Mapping):
-            return {task: self._read(its) for task, its in source.items()}
-        return self._read(source)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._inputs)
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def _read(self, source: Source) -> Tensor:
-        """One tensor ready for computing, with the rows of the template."""
-        tensor = check_finite(
-            for_computing(source.read(self._name)), self._name, source.label, "Train or download it again."
-        )
-        shape = self._template.tensors[self._name].shape
-        if tuple(tensor.shape) == shape:
-            return tensor
-        fitted = for_computing(self._template.read(self._name)).clone()  # policy.rows == "base"
-        if isinstance(source, HessianSource):
-            fitted.zero_()
-        rows = min(len(fitted), len(tensor))
-        fitted[:rows] = tensor[:rows]
-        return fitted
-
-
-class _Merge:
-    """One merge in progress: gives the output tensor by tensor, and counts on the way."""
-
-    def __init__(
-        self,
-        call: _Call,
-        plan: Plan,
-        checkpoints: Mapping[str, Source],
-        hessians: Mapping[str, HessianSource],
-    ) -> None:
-        """Take the whole-model numbers that the method asks for.
-
-        Args:
-            call: method, options, tasks.
-            plan: what happens to each tensor.
-            checkpoints: base and models by label, the template first.
-            hessians: by label.
-        """
-        self._call = call
-        self._plan = plan
-        self._template = next(iter(checkpoints.values()))
-        self._models = call.models(checkpoints)
-        self._inputs = call.inputs({**checkpoints, **hessians})
-        self._hessian_keys = [key for key in self._inputs if key not in ("base", "models")]
-        self._num_without_curvature = 0
-        self._summary: Any = None
-        if hasattr(call.module, "summarize"):
-            self._summary = call.module.summarize(map(self._parameter, plan.merged), call.options)
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor of the output, in the dtype and shape of the template.
-
-        Raises:
-            CheckpointError: an input or the result has NaN or infinite values.
-        """
-        kept = self._plan.tied.get(name, name)
-        if kept in self._plan.copied:
-            return self._template.read(kept)
-        if kept in self._plan.buffers:
-            models = _Parameter(kept, {"models": self._models}, self._template)["models"]
-            merged = sum(models.values()) / len(models)
-        elif kept in self._plan.heads:
-            merged = self._head(kept)
-        else:
-            merged = self._merged(kept, count=kept == name)
-        dtype = torch_dtype(self._template.tensors[kept].dtype)
-        return check_finite(
-            merged.to(dtype), kept, "merged model", f"Its dtype is {dtype}; check the options."
-        )
-
-    def record(self) -> dict[str, Any]:
-        """What ``merge.json`` says but for the sources; complete once every tensor was given."""
-        sizes = {name: info.num_elements for name, info in self._template.tensors.items()}
-        num_merged = sum(sizes[name] for name in self._plan.merged)
-        record: dict[str, Any] = {
-            "method": self._call.method,
-            "options": dataclasses.asdict(self._call.options),
-            "policy": dataclasses.asdict(self._call.policy),
-            "tasks": list(self._call.tasks),
-            "num_parameters": {
-                kind: sum(sizes[name] for name in names)
-                for kind, names in dataclasses.asdict(self._plan).items()
-            },
-            "tensors": dataclasses.asdict(self._plan),
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("model-merging", "torch")},
-            },
-        }
-        if self._hessian_keys:
-            record["fraction_without_curvature"] = self._num_without_curvature / max(num_merged, 1)
-        if self._summary is not None:
-            record["summary"] = dataclasses.asdict(self._summary)
-        return record
-
-    def _parameter(self, name: str) -> _Parameter:
-        return _Parameter(name, self._inputs, self._template)
-
-    def _merged(self, name: str, *, count: bool) -> Tensor:
-        """Run the method on one parameter."""
-        inputs: dict[str, Any] = dict(self._parameter(name))
-        if count and self._hessian_keys:
-            self._num_without_curvature += self._count_without_curvature(inputs)
-        if "summary" in inspect.signature(self._call.module.merge).parameters:
-            inputs["summary"] = self._summary
-        merged: Tensor = self._call.module.merge(**inputs, options=self._call.options)
-        return merged
-
-    def _count_without_curvature(self, inputs: Mapping[str, Any]) -> int:
-        """Elements in which every Hessian is zero."""
-        known = None
-        for key in self._hessian_keys:
-            value = inputs[key]
-            for hessian in value.values() if isinstance(value, Mapping) else [value]:
-                known = hessian != 0 if known is None else known.logical_or_(hessian)
-        return 0 if known is None else int(known.numel() - known.count_nonzero())
-
-    def _head(self, name: str) -> Tensor:
-        """Each row is the mean over the models that know its label; a row that nobody knows is 0."""
-        import torch
-
-        label_rows = self._call.policy.label_rows or {}
-        models = _Parameter(name, {"models": self._models}, self._template)["models"]
-        total = torch.zeros_like(next(iter(models.values())))
-        owners = torch.zeros(len(total), dtype=total.dtype)
-        for task, model in models.items():
-            wrong = [row for row in label_rows[task] if not 0 <= row < len(model)]
-            if wrong:
-                raise OptionError(
-                    f"policy: label_rows[{task!r}] has the row {wrong[0]}, but {name!r} has {len(model)} "
-                    "rows."
-                )
-            rows = sorted(set(label_rows[task]))
-            total[rows] += model[rows]
-            owners[rows] += 1
-        return total / owners.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1))
 
 
 def _check_output(out: Path, folders: Mapping[str, Path]) -> None:

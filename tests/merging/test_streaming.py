@@ -632,7 +632,7 @@ def test_label_rows_out_of_range_or_of_other_tasks(setup: Setup) -> None:
     call = setup.in_memory("average")
     rows = {"a": [0, 3], "b": [0]}
     with pytest.raises(
-        OptionError, match=r"label_rows\['a'\] has the row 3, but 'classifier\.bias' has 3 rows"
+        OptionError, match=r"label_rows\['a'\] is \[0, 3\], but 'classifier\.bias' has 3 rows"
     ):
         merge_tensors(**call, policy={"heads": ["classifier.*"], "label_rows": rows})
     with pytest.raises(OptionError, match=r"label_rows names \['a'\], but the models are \['a', 'b'\]"):
@@ -645,7 +645,7 @@ def test_wrong_numbers_in_a_model(setup: Setup, out: Path, value: float, write_m
     folder = write_model("broken", setup.tensors["b"])
     call = setup.on_disk("task_arithmetic")
     call["models"]["b"] = folder
-    text = r"models\['b'\]: 'layer\.weight' has 1 NaN or infinite of 20 values"
+    text = r"models\['b'\]: 'layer\.weight' has NaN or infinite values"
     with pytest.raises(CheckpointError, match=text):
         merge_checkpoints(**call, out=out)
     assert not out.exists()
@@ -654,7 +654,7 @@ def test_wrong_numbers_in_a_model(setup: Setup, out: Path, value: float, write_m
 def test_wrong_numbers_in_a_hessian(setup: Setup) -> None:
     call = setup.in_memory("fisher")
     call["extras"]["hessians"]["a"]["norm.weight"][0] = float("nan")
-    with pytest.raises(CheckpointError, match=r"hessians\['a'\]: 'norm\.weight' has 1 NaN"):
+    with pytest.raises(CheckpointError, match=r"hessians\['a'\]: 'norm\.weight' has NaN"):
         merge_tensors(**call)
     call["extras"]["hessians"]["a"]["norm.weight"][0] = -1.0
     with pytest.raises(CheckpointError, match=r"hessians\['a'\]: 'norm\.weight' has entries below 0"):
@@ -671,7 +671,7 @@ def test_large_but_finite_numbers_are_fine() -> None:
 def test_result_that_does_not_fit_its_dtype() -> None:
     models = {task: {"w": torch.full((4,), 6e4).half()} for task in TASKS}
     options = {"weights": {"a": 1.0, "b": 1.0}, "normalize": False}
-    with pytest.raises(CheckpointError, match=r"merged model: 'w' has 4 NaN or infinite .* torch\.float16"):
+    with pytest.raises(CheckpointError, match=r"merged model: 'w' has NaN or infinite .* torch\.float16"):
         merge_tensors(method="average", options=options, base=None, models=models, extras={})
 
 

@@ -4,9 +4,12 @@ One method is one file: a frozen dataclass ``Options``, and ``merge(..., options
 tensors that merges one parameter. The names of its parameters say what it needs; adding a method adds one
 file and edits nothing.
 
-A method that needs a number of the whole model first has a second pure function
-``summarize(parameters, options) -> Summary``, and may take ``summary`` in ``merge``: ``parameters`` runs over
-all merged parameters, each a mapping of the inputs of ``merge`` that reads a tensor when it is asked for. The
+A method may say ``is_elementwise(options)``; then it gets pieces of parameters, as vectors, which is several
+times faster and needs little memory.
+
+A method that needs a number of the whole model first has a second pure function ``summarize(parameters,
+options) -> Summary``, and may take ``summary`` in ``merge``: ``parameters`` runs over all merged parameters
+(or their pieces), each a mapping of the inputs of ``merge`` that reads a tensor when it is asked for. The
 fields of a ``Summary`` are numbers and go into ``merge.json``.
 
 An option whose value is a mapping goes from task to value and names every task.

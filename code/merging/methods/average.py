@@ -38,8 +38,13 @@ class Options:
             )
 
 
+def is_elementwise(options: Options) -> bool:
+    """Pieces of a parameter may be merged one after another."""
+    return True
+
+
 def merge(models: Mapping[str, Tensor], options: Options) -> Tensor:
-    """Merge one parameter; per tensor.
+    """Merge one parameter, elementwise.
 
     Args:
         models: theta_t by task, of one shape, any rank.
@@ -48,7 +53,11 @@ def merge(models: Mapping[str, Tensor], options: Options) -> Tensor:
     Returns:
         The merged parameter. Inputs are not modified.
     """
+    import torch
+
     weights = per_task("average: weights", 1.0 if options.weights is None else options.weights, models)
     divisor = sum(weights.values()) if options.normalize or options.weights is None else 1.0
-    total = sum(weight / divisor * models[task] for task, weight in weights.items())
-    return total  # type: ignore[return-value]  # a sum over at least one tensor is no int
+    merged = torch.zeros_like(next(iter(models.values())))
+    for task, weight in weights.items():
+        merged.add_(models[task], alpha=weight / divisor)
+    return merged

@@ -12,6 +12,7 @@ Special cases, tested: equal Fishers give the weighted average, and so do elemen
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,8 +33,8 @@ class Options:
     floor: float | Mapping[str, float] = 1e-6
     """What is known at least, one value or one by task, >= 0; its unit is ``floor_kind``."""
     floor_kind: Literal["relative", "absolute", "added"] = "relative"
-    """relative: floor times the mean of the tensor's F_t is added; absolute: the larger of floor and F_t;
-    added: floor is added to F_t (and to the norm)."""
+    """relative: floor times the mean of F_t over the whole model is added; absolute: the larger of floor and
+    F_t; added: floor is added to F_t (and to the norm)."""
     normalize: Literal["none", "tensor", "model"] = "none"
     """Divide by the L2 norm of F_t, of this tensor or of the whole model; taken before the floor."""
 
@@ -47,33 +48,49 @@ class Options:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of the whole model."""
+    """Of the whole model, by task; all merged parameters count. None: not asked for."""
 
+    means: Mapping[str, float] | None
+    """Mean of the Fisher; for a relative floor."""
     norms: Mapping[str, float] | None
-    """L2 norm of each task's Fisher over all merged parameters; only with normalize="model"."""
+    """L2 norm of the Fisher; for normalize="model"."""
 
 
 def summarize(parameters: Iterable[Mapping[str, Any]], options: Options) -> Summary:
-    """Take the norms of the whole Fishers; reads nothing where they are not asked for."""
-    if options.normalize != "model":
-        return Summary(norms=None)
+    """Take means and norms of the whole Fishers; reads nothing where they are not asked for."""
+    wants_means, wants_norms = options.floor_kind == "relative", options.normalize == "model"
+    if not (wants_means or wants_norms):
+        return Summary(means=None, norms=None)
+    sums: dict[str, float] = {}
     squares: dict[str, float] = {}
+    size = 0
     for parameter in parameters:
         for task, hessian in parameter["hessians"].items():
-            squares[task] = squares.get(task, 0.0) + float(hessian.double().square().sum())
-    return Summary(norms={task: square**0.5 for task, square in squares.items()})
+            exact = hessian.double()
+            sums[task] = sums.get(task, 0.0) + float(exact.sum())
+            squares[task] = squares.get(task, 0.0) + float(exact.square().sum())
+        size += hessian.numel()
+    return Summary(
+        means={task: total / max(size, 1) for task, total in sums.items()} if wants_means else None,
+        norms={task: square**0.5 for task, square in squares.items()} if wants_norms else None,
+    )
+
+
+def is_elementwise(options: Options) -> bool:
+    """Pieces of a parameter may be merged one after another, but for the norm of a tensor."""
+    return options.normalize != "tensor"
 
 
 def merge(
     models: Mapping[str, Tensor], hessians: Mapping[str, Tensor], options: Options, summary: Summary
 ) -> Tensor:
-    """Merge one parameter, elementwise but for the mean or norm of F_t; all tensors of one shape, any rank.
+    """Merge one parameter, elementwise but for the norm of a tensor; all tensors of one shape, any rank.
 
     Args:
         models: theta_t by task.
         hessians: F_t by task, >= 0.
         options: weights, floor, normalisation.
-        summary: the norms of the whole Fishers.
+        summary: means and norms of the whole Fishers.
 
     Returns:
         The merged parameter. Inputs are not modified.
@@ -84,25 +101,19 @@ def merge(
     floors = per_task("fisher: floor", options.floor, models)
     weights = {}
     for task, coefficient in coefficients.items():
-        scale = coefficient * _inverse_norm(task, hessians[task], floors[task], options, summary)
-        weights[task] = scale * _floored(hessians[task], floors[task], options.floor_kind)
-    largest = torch.stack(list(weights.values())).amax(0)  # ratios to it neither overflow nor underflow
+        floor = floors[task] if summary.means is None else floors[task] * summary.means[task]
+        scale = coefficient * _inverse_norm(task, hessians[task], floor, options, summary)
+        absolute = options.floor_kind == "absolute"
+        floored = hessians[task].clamp(min=floor) if absolute else hessians[task] + floor
+        weights[task] = floored.mul_(scale)
+    largest = functools.reduce(torch.maximum, weights.values())
     empty = largest == 0
-    shares = {
-        task: (weight / largest).masked_fill(empty, coefficients[task]) for task, weight in weights.items()
-    }
-    total = torch.stack(list(shares.values())).sum(0)
-    merged = torch.zeros_like(total)
-    for task, share in shares.items():
-        merged += share / total * models[task]
-    return merged
-
-
-def _floored(hessian: Tensor, floor: float, kind: str) -> Tensor:
-    """F_t with its floor."""
-    if kind == "relative":
-        return hessian + floor * hessian.mean()
-    return hessian.clamp(min=floor) if kind == "absolute" else hessian + floor
+    total, merged = torch.zeros_like(largest), torch.zeros_like(largest)
+    for task, weight in weights.items():
+        share = weight.div_(largest).masked_fill_(empty, coefficients[task])  # in 0..1: no under- or overflow
+        total += share
+        merged.addcmul_(share, models[task])
+    return merged.div_(total)
 
 
 def _inverse_norm(task: str, hessian: Tensor, floor: float, options: Options, summary: Summary) -> float:

@@ -89,6 +89,11 @@ def summarize(parameters: Iterable[Mapping[str, Any]], options: Options) -> Summ
     return Summary(floored_fraction=fraction)
 
 
+def is_elementwise(options: Options) -> bool:
+    """Pieces of a parameter may be merged one after another."""
+    return True
+
+
 def merge(
     base: Tensor,
     models: Mapping[str, Tensor],
@@ -117,8 +122,8 @@ def merge(
     anchor = (prior / precision).masked_fill(empty, 1.0) if options.anchor == "task_arithmetic" else 0.0
     merged = base.clone()
     for task, factor in alpha.items():
-        pull = (hessians[task] / precision).masked_fill(empty, 0.0) + anchor
-        merged += factor * pull * (models[task] - base)
+        pull = (hessians[task] / precision).masked_fill_(empty, 0.0).add_(anchor)
+        merged.addcmul_(pull, models[task] - base, value=factor)
     return merged
 
 

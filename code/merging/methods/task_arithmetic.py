@@ -29,8 +29,13 @@ class Options:
         check_finite("task_arithmetic: scaling_factor", self.scaling_factor)
 
 
+def is_elementwise(options: Options) -> bool:
+    """Pieces of a parameter may be merged one after another."""
+    return True
+
+
 def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tensor:
-    """Merge one parameter; per tensor.
+    """Merge one parameter, elementwise.
 
     Args:
         base: theta_0.
@@ -41,4 +46,7 @@ def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tenso
         The merged parameter. Inputs are not modified.
     """
     alpha = per_task("task_arithmetic: scaling_factor", options.scaling_factor, models)
-    return base + sum(factor * (models[task] - base) for task, factor in alpha.items())
+    merged = base.clone()
+    for task, factor in alpha.items():
+        merged.add_(models[task] - base, alpha=factor)
+    return merged

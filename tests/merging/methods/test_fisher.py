@@ -58,14 +58,27 @@ def test_norm_is_of_the_whole_model(make_inputs: MakeInputs) -> None:
 
 
 @pytest.mark.parametrize("normalize", ["none", "tensor"])
-def test_nothing_is_read_for_a_norm_that_is_not_needed(normalize: str) -> None:
+def test_nothing_is_read_for_numbers_that_are_not_needed(normalize: str) -> None:
     module = methods.load("fisher")
 
     def parameters() -> Any:
         raise AssertionError("read")
         yield
 
-    assert module.summarize(parameters(), module.Options(normalize=normalize)).norms is None
+    options = module.Options(normalize=normalize, floor_kind="absolute")
+    assert module.summarize(parameters(), options) == module.Summary(means=None, norms=None)
+
+
+def test_relative_floor_is_of_the_whole_model(make_inputs: MakeInputs) -> None:
+    module = methods.load("fisher")
+    parameters = [make_inputs("fisher", shape=(size,), tasks=("a", "b"), seed=size) for size in (3, 40)]
+    options = module.Options(floor=0.5)
+    summary = module.summarize(iter(parameters), options)
+    means = [torch.cat([its["hessians"][task] for its in parameters]).mean() for task in ("a", "b")]
+    (a, b), (f, g) = parameters[0]["models"].values(), parameters[0]["hessians"].values()
+    f, g = f + 0.5 * means[0], g + 0.5 * means[1]
+    merged = module.merge(**parameters[0], options=options, summary=summary)
+    assert_close(merged, (f * a + g * b) / (f + g))
 
 
 def test_equal_fishers_are_the_average(make_inputs: MakeInputs, run: Run) -> None:

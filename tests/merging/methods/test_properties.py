@@ -1,12 +1,15 @@
 """What holds for every method in the folder, the next one included."""
 
 import copy
+import inspect
 import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
+from merging import methods
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -128,3 +131,26 @@ def test_float32_is_near_float64(method: str, make_inputs: MakeInputs, run: Run)
     single = run(method, make_inputs(method, dtype=torch.float32))
     assert single.dtype == torch.float32
     assert math.isclose(float((single.double() - exact).abs().max()), 0, abs_tol=1e-5)
+
+
+def test_pieces_of_an_elementwise_method(method: str, make_inputs: MakeInputs) -> None:
+    """What streaming relies on: with one summary, the pieces of the merge are the merge of the pieces."""
+    module = methods.load(method)
+    if not (hasattr(module, "is_elementwise") and module.is_elementwise(module.Options())):
+        pytest.skip("not elementwise")
+    inputs = make_inputs(method, shape=(12,))
+    arguments: dict[str, Any] = {"options": module.Options()}
+    if "summary" in inspect.signature(module.merge).parameters:
+        arguments["summary"] = module.summarize(iter([inputs]), module.Options())
+
+    def piece(start: int, stop: int) -> Tensor:
+        cut = {
+            key: {task: tensor[start:stop] for task, tensor in value.items()}
+            if isinstance(value, dict)
+            else value[start:stop]
+            for key, value in inputs.items()
+        }
+        merged: Tensor = module.merge(**cut, **arguments)
+        return merged
+
+    assert_close(torch.cat([piece(0, 5), piece(5, 12)]), module.merge(**inputs, **arguments))

@@ -1,0 +1,193 @@
+"""Run a merge method over tensors that are read by name, and give the merged ones by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from merging.checkpoints import torch_dtype
+from merging.errors import OptionError
+from merging.sources import HessianSource, Source, check_finite, for_computing
+from merging.tensor_plan import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PIECE = 2**18
+"""Elements that an elementwise method gets at a time: all inputs of a piece fit into a processor's cache, and
+memory is used again instead of asked for again, which is most of the time of a merge by whole tensors."""
+
+
+class Parameter(Mapping[str, Any]):
+    """The inputs of a method for one parameter, or for a piece of it; read when they are asked for."""
+
+    def __init__(
+        self, name: str, inputs: Mapping[str, Any], template: Source, *, piece: tuple[int, int] | None = None
+    ) -> None:
+        """Stand for a parameter.
+
+        Args:
+            name: of the parameter.
+            inputs: by parameter of ``merge``: a source, or sources by task.
+            template: gives the shape that all inputs get.
+            piece: first and last (exclusive) element, counted row by row; then tensors are vectors.
+        """
+        self._name = name
+        self._inputs = inputs
+        self._template = template
+        info = template.tensors[name]
+        self._shape = info.shape if piece is None else None
+        self.start, self.stop = piece or (0, info.num_elements)
+
+    def __getitem__(self, key: str) -> Any:
+        source = self._inputs[key]
+        if isinstance(source, Mapping):
+            return {task: self._read(its) for task, its in source.items()}
+        return self._read(source)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def _read(self, source: Source) -> Tensor:
+        """One tensor or piece, ready for computing.
+
+        Rows that the source lacks (``Policy.rows``) are as in the template, with no curvature; surplus rows
+        are left out. Both are at the end, row by row.
+        """
+        import torch
+
+        end = min(self.stop, source.tensors[self._name].num_elements)
+        tensor = for_computing(source.read_piece(self._name, min(self.start, end), end))
+        if end < self.stop:
+            missing = for_computing(self._template.read_piece(self._name, max(self.start, end), self.stop))
+            if isinstance(source, HessianSource):
+                missing = torch.zeros_like(missing)
+            tensor = torch.cat([tensor, missing])
+        check_finite(tensor, self._name, source.label, "Train or download it again.")
+        return tensor if self._shape is None else tensor.reshape(self._shape)
+
+
+class TensorMerge:
+    """One merge in progress: gives the output tensor by tensor, and counts on the way."""
+
+    def __init__(
+        self,
+        module: ModuleType,
+        options: Any,
+        plan: Plan,
+        *,
+        template: Source,
+        models: Mapping[str, Source],
+        inputs: Mapping[str, Source | Mapping[str, Source]],
+        label_rows: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """Take the whole-model numbers that the method asks for.
+
+        Args:
+            module: the method.
+            options: its ``Options``.
+            plan: what happens to each tensor.
+            template: gives shapes and dtypes, and what is copied.
+            models: by task; for what is averaged whatever the method.
+            inputs: by parameter of the method's ``merge``.
+            label_rows: see ``Policy``.
+        """
+        self._module = module
+        self._options = options
+        self._plan = plan
+        self._template = template
+        self._models = models
+        self._inputs = inputs
+        self._label_rows = label_rows or {}
+        self._in_pieces = hasattr(module, "is_elementwise") and module.is_elementwise(options)
+        self._takes_summary = "summary" in inspect.signature(module.merge).parameters
+        self._hessians = [key for key in inputs if key not in ("base", "models")]
+        self.num_without_curvature = 0
+        """Merged elements in which every Hessian is zero, of the tensors given so far."""
+        self.summary: Any = None
+        """Whole-model numbers of the method, or None."""
+        if hasattr(module, "summarize"):
+            parameters = (piece for name in plan.merged for piece in self._pieces(name))
+            self.summary = module.summarize(parameters, options)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor of the output, in the dtype and shape of the template.
+
+        Raises:
+            CheckpointError: an input or the result has NaN or infinite values.
+        """
+        import torch
+
+        kept = self._plan.tied.get(name, name)
+        if kept in self._plan.copied:
+            return self._template.read(kept)
+        info = self._template.tensors[kept]
+        merged = torch.empty(info.shape, dtype=torch_dtype(info.dtype))
+        if kept in self._plan.buffers:
+            models = self._whole_models(kept)
+            merged.copy_(torch.stack(list(models.values())).mean(0))
+        elif kept in self._plan.heads:
+            merged.copy_(self._merge_head(kept))
+        else:
+            flat = merged.view(-1)
+            for parameter in self._pieces(kept):
+                piece = self._merge(parameter, count=kept == name)
+                flat[parameter.start : parameter.stop] = piece.reshape(-1)
+        return check_finite(merged, kept, "merged model", f"Its dtype is {merged.dtype}; check the options.")
+
+    def _pieces(self, name: str) -> Iterator[Parameter]:
+        """A parameter as a whole, or piece by piece."""
+        if not self._in_pieces:
+            yield Parameter(name, self._inputs, self._template)
+            return
+        size = self._template.tensors[name].num_elements
+        for start in range(0, size, PIECE):
+            yield Parameter(name, self._inputs, self._template, piece=(start, min(start + PIECE, size)))
+
+    def _merge(self, parameter: Parameter, *, count: bool) -> Tensor:
+        """Run the method."""
+        inputs: dict[str, Any] = dict(parameter)
+        if count and self._hessians:
+            self.num_without_curvature += self._count_without_curvature(inputs)
+        if self._takes_summary:
+            inputs["summary"] = self.summary
+        merged: Tensor = self._module.merge(**inputs, options=self._options)
+        return merged
+
+    def _count_without_curvature(self, inputs: Mapping[str, Any]) -> int:
+        """Elements in which every Hessian is zero."""
+        curvatures: list[Tensor] = []
+        for key in self._hessians:
+            value = inputs[key]
+            curvatures.extend(value.values() if isinstance(value, Mapping) else [value])
+        known = curvatures[0] != 0
+        for curvature in curvatures[1:]:
+            known.logical_or_(curvature)
+        return known.numel() - int(known.count_nonzero())
+
+    def _whole_models(self, name: str) -> dict[str, Tensor]:
+        models: dict[str, Tensor] = Parameter(name, {"models": self._models}, self._template)["models"]
+        return models
+
+    def _merge_head(self, name: str) -> Tensor:
+        """Each row is the mean over the models that know its label; a row that nobody knows is 0."""
+        import torch
+
+        models = self._whole_models(name)
+        total = torch.zeros_like(next(iter(models.values())))
+        num_owners = torch.zeros(len(total), dtype=total.dtype)
+        for task, model in models.items():
+            rows = sorted(set(self._label_rows[task]))
+            if rows and not 0 <= rows[0] <= rows[-1] < len(model):
+                raise OptionError(
+                    f"policy: label_rows[{task!r}] is {list(self._label_rows[task])}, but {name!r} has "
+                    f"{len(model)} rows."
+                )
+            total[rows] += model[rows]
+            num_owners[rows] += 1
+        return total / num_owners.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1))
