@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import pprint
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,16 @@ def _process_start_psutil(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.NoSuchProcess:
         return None
+
+
+def started_at() -> float:
+    """When this process started, in seconds since the epoch."""
+    start = process_start(os.getpid())
+    assert start is not None, "this process lives"
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return start
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_s
 
 
 def identify(pid: int) -> dict[str, Any]:

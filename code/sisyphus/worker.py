@@ -38,9 +38,6 @@ EXIT_FINISHED, EXIT_ERROR, EXIT_ALREADY_RUNNING = 0, 1, 3
 _KILLED_FOR_MEMORY = (128 + signal.SIGKILL, -signal.SIGKILL)
 """Return codes of a command that the kernel killed: as a shell reports it, and as ``subprocess`` does."""
 
-_STARTED_AT = time.time() - 1.0
-"""When this process started, or a little before."""
-
 _THREAD_VARIABLES = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 _DEFAULT_THREADS = 1
 """Value in the default settings."""
@@ -237,11 +234,11 @@ class _Files:
 
     def was_finished_meanwhile(self) -> bool:
         """Whether the finished marker was made since this process started."""
-        return self.finished.exists() and self.finished.stat().st_mtime > _STARTED_AT
+        return self.finished.exists() and self.finished.stat().st_mtime > usage.started_at()
 
 
 def _claim(call: Call, files: _Files) -> bool:
-    """Make sure that no other process runs this task now; two managers may have started it at the same time."""
+    """Make sure that no other process runs this task now: two managers may have started it at once."""
     previous = usage.read(files.usage)
     if previous and usage.is_alive(previous, job_dir=call.job_dir, task_name=call.task_name):
         logging.error("%s %s: already running as process %s", call.job_dir, call.task_name, previous["pid"])

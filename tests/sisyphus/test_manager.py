@@ -1,4 +1,4 @@
-"""The manager's loop: hooks, several managers, engines that have to be polled, the state of a finished graph."""
+"""The manager's loop: hooks, several managers, engines that have to be polled, graphs that grow."""
 
 from __future__ import annotations
 

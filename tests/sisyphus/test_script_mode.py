@@ -128,8 +128,8 @@ print(tk.running_in_manager(), tk.running_in_worker())
 def test_setting_up_says_what_is_missing(project):
     done = script(
         project,
-        "tk.setup_job_directory(Step('b', tk.Path('no/such')))\njob = Step('a')\ntk.setup_job_directory(job.out)\n"
-        "print(job._sis_setup())",
+        "tk.setup_job_directory(Step('b', tk.Path('no/such')))\n"
+        "job = Step('a')\ntk.setup_job_directory(job.out)\nprint(job._sis_setup())",
     )
     assert f"input is missing: {project.path}/no/such" in done.stderr
     assert "True" in done.stdout

@@ -60,6 +60,12 @@ def test_files_of_upstream_are_judged_by_the_command_line():
         process.wait()
 
 
+def test_the_start_of_this_process_on_the_clock():
+    import psutil
+
+    assert abs(usage.started_at() - psutil.Process().create_time()) < 2
+
+
 def test_psutil_agrees_where_there_is_no_proc():
     assert usage._process_start_psutil(os.getpid()) > 0
     assert usage._process_start_psutil(2**22 + 1) is None

@@ -56,6 +56,11 @@ def folder(project):
     return str(project.job_dir("Various").relative_to(project.path))
 
 
+def test_a_finished_task_can_be_run_again_by_hand(project, folder):
+    assert project.sis("worker", folder, "good").returncode == 0
+    assert "good runs in" in project.sis("worker", folder, "good").stdout
+
+
 def files(project, folder):
     return {path.name for path in (project.path / folder).iterdir()}
 
