@@ -9,6 +9,7 @@ import pytest
 import torch
 from merging.checkpoints import TensorInfo, dtype_name, weights_hash, write_checkpoint
 from merging.hessians.artifact import HessianRecord, write_hessian
+from merging.models import quiet
 from torch import Tensor
 
 WriteModel = Callable[..., Path]
@@ -77,3 +78,94 @@ def random_tensors() -> Callable[..., dict[str, Tensor]]:
         return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def review_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as ``folder=`` of local sources: ``reviews/{train,validation,test}.jsonl``, two classes."""
+    folder = tmp_path_factory.mktemp("files") / "reviews"
+    folder.mkdir()
+    for split, size in {"train": 24, "validation": 8, "test": 12}.items():
+        rows = [
+            {
+                "text": f"{'good' if row % 3 else 'bad'} film {'very' * (row % 2)} {row}",
+                "label": int(row % 3 > 0),
+            }
+            for row in range(size)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder.parent
+
+
+@pytest.fixture(scope="session")
+def reviews(review_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of short texts with the labels "0" and "1"."""
+    from merging.data.download import download_data
+
+    out = tmp_path_factory.mktemp("data") / "reviews"
+    download_data(source="local/reviews", folder=review_files, out=out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of the embedded clean digits."""
+    from merging.data.download import download_data
+
+    out = tmp_path_factory.mktemp("data") / "digits"
+    download_data(source="digits", out=out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers with a word-level tokenizer, without a classification head of its own."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "very", *map(str, range(24))]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    folder = tmp_path_factory.mktemp("models") / "language_model"
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=16,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+    )
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def vit_architecture() -> dict[str, Any]:
+    """Settings of a ViT for 8x8 images."""
+    return {
+        "model_type": "vit",
+        "image_size": 8,
+        "patch_size": 4,
+        "num_channels": 1,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 _SIZES = {"train": 1200, "validation": 200, "test": 397}
 _SEED = 20240501
-_ROTATION_DEGREES = 35.0
+_ROTATION_DEGREES = 20.0
 _BLUR_PIXELS = 0.9
-_SHIFT_PIXELS = (1.0, 1.0)
+_SHIFT_PIXELS = (0.5, 0.5)
 _NOISE = 0.25
-_SHEAR = 0.4
+_SHEAR = 0.3
 
 
 def make(domain: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -2,9 +2,9 @@
 
     train    train[:20%]    train[100:200]    train[:500]    train[-10%:]    train+validation[:50%]
 
-The shuffle depends on the seed and the labels only, and every prefix holds each class in its share to within
-one example: sources that are sorted by class would make head slices worthless. Percentages are cut exactly
-(floor of n * percent / 100), so ``[:90%]`` and ``[90%:]`` are disjoint and complete.
+The shuffle depends on the seed and the labels only, and every prefix holds each class in its share to
+about one example: sources that are sorted by class would make head slices worthless. Percentages are cut
+exactly (floor of n * percent / 100), so ``[:90%]`` and ``[90%:]`` are disjoint and complete.
 """
 
 from __future__ import annotations
@@ -156,10 +156,10 @@ def describe(dataset: Any) -> list[dict[str, Any]]:
 
 
 def permutation(labels: Sequence[int] | None, size: int, seed: int) -> np.ndarray:
-    """Return a stratified random order: every prefix holds each label in its share, to within one example.
+    """Return a stratified random order: every prefix holds each label in its share, to about one example.
 
-    Example j (in random order) of the n with its label is placed at a random point of [j/n, (j+1)/n); sorting
-    by these points interleaves the classes evenly but not in a fixed pattern.
+    Example j (in random order) of the n with its label is placed at (j + 1/2) / n; sorting by these points,
+    equal ones in random order, interleaves the classes evenly.
 
     Args:
         labels: None shuffles without strata.
@@ -175,8 +175,8 @@ def permutation(labels: Sequence[int] | None, size: int, seed: int) -> np.ndarra
     place = np.empty(size)
     for label in np.unique(values):
         rows = random.permutation(np.flatnonzero(values == label))
-        place[rows] = (np.arange(len(rows)) + random.random_sample(len(rows))) / len(rows)
-    return np.argsort(place, kind="stable")
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.lexsort((random.random_sample(size), place))
 
 
 def _parts(item: Mapping[str, Any]) -> Iterator[tuple[str, datasets.Dataset, np.ndarray]]:

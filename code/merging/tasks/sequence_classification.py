@@ -81,7 +81,9 @@ def load_processor(*, model: str | None, architecture: Mapping[str, Any] | None 
             "Give model=<folder or Hub id> instead; to start from random weights, save such a model with its "
             "tokenizer into a folder first."
         )
-    return models.load_processor("AutoTokenizer", model)
+    tokenizer = models.load_processor("AutoTokenizer", model)
+    _forget_lengths(tokenizer)
+    return tokenizer
 
 
 def encode(batch: Mapping[str, list[Any]], processor: Any, *, max_tokens: int | None) -> dict[str, list[Any]]:
@@ -95,6 +97,7 @@ def encode(batch: Mapping[str, list[Any]], processor: Any, *, max_tokens: int | 
         raise OptionError(f"max_tokens must be in 1..{limit} for this tokenizer, got {max_tokens}.")
     texts = [batch[column] for column in (*COLUMNS, *OPTIONAL_COLUMNS) if column in batch]
     columns: dict[str, list[Any]] = dict(processor(*texts, truncation=True, max_length=max_tokens))
+    _forget_lengths(processor)
     columns["length"] = [len(tokens) for tokens in columns["input_ids"]]
     if _classes.LABEL in batch:
         columns["labels"] = batch[_classes.LABEL]
@@ -113,3 +116,11 @@ def scores(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """Return logits, (B, C)."""
     logits: Tensor = model(**inputs).logits
     return logits
+
+
+def _forget_lengths(tokenizer: Any) -> None:
+    """Undo what a call leaves in a fast tokenizer, which would be saved and change its fingerprint."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
