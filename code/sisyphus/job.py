@@ -343,11 +343,11 @@ class Job(metaclass=JobSingleton):
         return JobDir(self._sis_path())
 
     def _sis_setup_directory(self, force: bool = False) -> None:
-        """Make the folder ready for tasks; once in each process unless forced."""
-        if self._sis_setup_since_restart and not force:
+        """Make the folder ready for tasks; once in each process unless forced, or if it is gone."""
+        folder = self._sis_dir
+        if self._sis_setup_since_restart and not force and folder.exists():
             return
         creators = {path.creator for path in self._sis_inputs if isinstance(path.creator, Job)}
-        folder = self._sis_dir
         folder.make(sorted(self._sis_output_dirs))
         folder.link_inputs({creator._sis_id(): creator._sis_path() for creator in creators})
         folder.write_info(self._sis_info_lines())

@@ -52,7 +52,7 @@ def sh(
         capture_output: return what it prints.
         pipefail: fail if any part of a pipe fails or an unset variable is used.
         executable: shell; default ``/bin/bash``.
-        except_return_codes: return codes that are no failure.
+        except_return_codes: return codes that are no failure, beside 0.
         sis_quiet: do not log the command.
         sis_replace: values of placeholders.
         include_stderr: capture the error output, too.
@@ -79,7 +79,7 @@ def sh(
         stderr=subprocess.STDOUT if capture_output and include_stderr else None,
         check=False,
     )
-    if done.returncode not in except_return_codes:
+    if done.returncode != 0 and done.returncode not in except_return_codes:
         raise subprocess.CalledProcessError(done.returncode, filled, output=done.stdout)
     return done.stdout.decode() if capture_output else None
 
