@@ -36,6 +36,18 @@ _DROPOUT_FIELDS = (
     "summary_first_dropout",
 )
 
+_PROCESSOR_FILES = {
+    "AutoTokenizer": (
+        "tokenizer.json",
+        "vocab.txt",
+        "vocab.json",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+    ),
+    "AutoImageProcessor": ("preprocessor_config.json", "processor_config.json"),
+}
+
 
 def locate(model: str | os.PathLike[str]) -> str:
     """Return the model's folder, or its Hub id unchanged.
@@ -162,6 +174,13 @@ def load_processor(auto_class: str, model: str | os.PathLike[str], **options: An
     import transformers
 
     name = locate(model)
+    kind = auto_class.removeprefix("Auto")
+    files = _PROCESSOR_FILES[auto_class]
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in files):
+        raise CheckpointError(  # transformers would make a tokenizer without words
+            f"{name} has no {kind}; expected one of {', '.join(files)}. "
+            "A model folder must hold the tokenizer or image processor that it was trained with."
+        )
     try:
         with quiet():
             return getattr(transformers, auto_class).from_pretrained(name, **options)
@@ -169,8 +188,7 @@ def load_processor(auto_class: str, model: str | os.PathLike[str], **options: An
         if not Path(name).is_dir():
             raise hub.hub_error(name, error) from error
         raise CheckpointError(
-            f"{name}: cannot load its {auto_class.removeprefix('Auto').lower()}: {error}. "
-            "A model folder must hold the tokenizer or image processor that it was trained with."
+            f"{name}: cannot load its {kind}: {error}. Copy its files again from where the model was made."
         ) from error
 
 
