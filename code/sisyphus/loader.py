@@ -111,6 +111,8 @@ def _parse_literals(argument: str, text: str) -> tuple[tuple[Any, ...], dict[str
         call = ast.parse("f" + text, mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError("there must be one pair of parentheses")
+        if any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("'**' is not possible")
         args = tuple(ast.literal_eval(arg) for arg in call.args)
         kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError) as error:
@@ -201,8 +203,7 @@ class ConfigManager:
         ):
             raise ConfigError(
                 f"config {argument!r}: Python has another module {name!r}, {loaded}. Rename the config, or "
-                "move it into "
-                f"the directory {gs.CONFIG_PREFIX}."
+                f"move it into the directory {gs.CONFIG_PREFIX}."
             )
 
     def _call(self, argument: str, function: Callable[..., Any], call: ConfigCall) -> None:

@@ -171,6 +171,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr(graph, "targets_dict", {})
     monkeypatch.setattr(origin, "config_modules", set())
     monkeypatch.setattr(block, "all_root_blocks", [])
+    # the configs and recipes of this repository must not be found instead
+    repository = str(Path(__file__).resolve().parents[2])
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", repository)])
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("config", "recipe", "lab")]:
+        monkeypatch.delitem(sys.modules, name)
     known = dict(job_identity.created_jobs)
     job_identity.created_jobs.clear()
     modules = set(sys.modules)

@@ -6,7 +6,6 @@ import copy
 import pickle
 
 import pytest
-
 from sisyphus import Path, tk
 from sisyphus.delayed_ops import (
     Delayed,

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-
 from sisyphus import Job, Path, tk
 from sisyphus.delayed_ops import Delayed, DelayedBase
 from sisyphus.hash import get_members, get_object_state, int_hash, md5, short_hash, sis_hash_helper
@@ -222,7 +221,8 @@ HERE = __name__
         (
             Color.RED,
             f"(Color, (dict, (tuple, (str, '__objclass__'), (EnumMeta, (tuple, (str, '{HERE}'), "
-            "(str, 'Color')))), (tuple, (str, '_name_'), (str, 'RED')), (tuple, (str, '_value_'), (int, 1))))",
+            "(str, 'Color')))), (tuple, (str, '_name_'), (str, 'RED')), "
+            "(tuple, (str, '_value_'), (int, 1))))",
         ),
         (
             Level.HIGH,

@@ -6,9 +6,9 @@ import copy
 import enum
 import functools
 import logging
+from typing import ClassVar
 
 import pytest
-
 from sisyphus import Job, Path, Task, gs
 from sisyphus.job_identity import parse_arguments
 
@@ -63,7 +63,7 @@ class KeywordOnly(Base):
 
 class Exclude(Base):
     __module__ = "vec.job_ids"
-    __sis_hash_exclude__ = {"new": None, "mode": "fast"}
+    __sis_hash_exclude__: ClassVar = {"new": None, "mode": "fast"}
 
     def __init__(self, a, new=None, mode="fast"):
         pass
@@ -71,7 +71,7 @@ class Exclude(Base):
 
 class Overwrite(Base):
     __module__ = "vec.job_ids"
-    __sis_hash_overwrite__ = [("kind", "new", "old"), ("kind", "older", "old"), ("n", 2, [2])]
+    __sis_hash_overwrite__: ClassVar = [("kind", "new", "old"), ("kind", "older", "old"), ("n", 2, [2])]
 
     def __init__(self, kind, n=1):
         pass
@@ -150,7 +150,7 @@ class Flat(Job):
         (lambda: Args(Kind), "vec/job_ids/Args.YqkMTMnmTlXm"),
         (lambda: Args(NoArgs), "vec/job_ids/Args.Jgc4JlLIdyu6"),
         (lambda: Args({3, 1, 2}, {"b", "a"}), "vec/job_ids/Args.0PupzrYPjsJ8"),
-        (lambda: Args(["line %d" % i for i in range(600)]), "vec/job_ids/Args.ScgHKW6kp3Fd"),
+        (lambda: Args([f"line {i}" for i in range(600)]), "vec/job_ids/Args.ScgHKW6kp3Fd"),
         (lambda: Args(Args(1).out, Path("p")), "vec/job_ids/Args.fh0EFMp7yUdn"),
         (lambda: Args("tagged", sis_tags={"t1", "t2"}), "vec/job_ids/Args.9eQF3zWWDXkT"),
         (lambda: Star(1, 2, 3, key="k", z=1, y=2), "vec/job_ids/Star.iPgm7QmYAoJg"),
@@ -281,7 +281,7 @@ def test_arguments_that_cannot_be(make, error, says):
 def test_a_value_that_contains_itself_is_named():
     endless = []
     endless.append(endless)
-    with pytest.raises(RecursionError, match="Args: argument 'a' of type builtins.list contains itself"):
+    with pytest.raises(RecursionError, match=r"Args: argument 'a' of type builtins.list contains itself"):
         Args(endless)
 
 

@@ -11,7 +11,6 @@ import sys
 import textwrap
 
 import pytest
-
 from sisyphus import Job, Path, Task, gs, tk
 from sisyphus.errors import JobDirError
 from sisyphus.job import created_jobs, job_finished
@@ -287,7 +286,7 @@ def test_a_job_that_cannot_be_pickled_is_named():
     job = Step("x")
     job.attribute = lambda: 0
     with pytest.raises(
-        JobDirError, match="cannot be saved .* because of its attribute 'attribute' of type function"
+        JobDirError, match=r"cannot be saved .* because of its attribute 'attribute' of type function"
     ):
         job._sis_setup_directory()
 

@@ -9,7 +9,6 @@ import pickle
 import sys
 
 import pytest
-
 from sisyphus import Job, Path, Task, gs, setup_path, tk
 from sisyphus.errors import VariableNotSet
 from sisyphus.hash import sis_hash_helper
