@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from sisyphus import cleaner
 from sisyphus.errors import SisyphusError
@@ -55,6 +57,9 @@ def import_from_dir(args: argparse.Namespace) -> None:
 
     if not args.dirs:
         raise SisyphusError("nothing to import from: name work directories with --dir")
+    for directory in args.dirs:
+        if not os.path.isdir(directory):
+            raise SisyphusError(f"{directory} is no directory. If it is a config, name it before --dir.")
     _load(args)
     import_work_directory(args.dirs, mode="symlink", use_alias=args.use_alias)
 
@@ -64,10 +69,9 @@ def remove_job_and_descendants(args: argparse.Namespace) -> None:
     from sisyphus import descendants
 
     _load(args)
-    found = [*(path for text in args.paths for path in graph.find(text, mode="path"))]
-    found += [job for text in args.jobs for job in graph.find(text, mode="job")]
-    if not found:
-        raise SisyphusError("no job and no path matches: nothing to remove. Check --job and --path.")
+    if not (args.paths or args.jobs):
+        raise SisyphusError("nothing to remove: name paths with --path, or jobs with --job")
+    found = _matches(args.paths, "path") + _matches(args.jobs, "job")
     descendants.remove_job_and_descendants(found)
 
 
@@ -89,6 +93,17 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
         show_jobs_in_webserver,
     )
 }
+
+
+def _matches(texts: Iterable[str], mode: str) -> list[Any]:
+    """What the texts name; each must name something, because a mistyped one may be the one that matters."""
+    found = []
+    for text in texts:
+        matches = graph.find(text, mode=mode)
+        if not matches:
+            raise SisyphusError(f"no {mode} contains {text!r}. If it is a config, name it before --{mode}.")
+        found += matches
+    return found
 
 
 def _load(args: argparse.Namespace) -> None:

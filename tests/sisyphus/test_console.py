@@ -20,6 +20,8 @@ class Project(Protocol):
     config: Callable[..., None]
     write: Callable[[str, str], Path]
     manager: Callable[..., Any]
+    engine: Callable[..., None]
+    start_manager: Callable[..., Any]
 
 
 CHAIN = """
@@ -187,11 +189,15 @@ def test_import_from_dir(finished: Project, tmp_path: Path) -> None:
     assert len(jobs(finished)) == 2
     done = finished.sis("s", "import_from_dir", "config/exp.py")
     assert done.returncode == 1 and "name work directories with --dir" in done.stderr
+    done = finished.sis("s", "import_from_dir", "--dir", str(tmp_path), "config/exp.py")
+    assert done.returncode == 1 and "config/exp.py is no directory. If it is a config" in done.stderr
 
 
 def test_remove_job_and_descendants(finished: Project) -> None:
     done = finished.sis("s", "remove_job_and_descendants", "config/exp.py", "--job", "nonsense")
-    assert done.returncode == 1 and "no job and no path matches" in done.stderr
+    assert done.returncode == 1 and "no job contains 'nonsense'" in done.stderr
+    done = finished.sis("s", "remove_job_and_descendants", "config/exp.py")
+    assert done.returncode == 1 and "name paths with --path, or jobs with --job" in done.stderr
     folders = (finished.path / "work/jobs").iterdir()
     first, second = sorted(folders, key=lambda folder: (folder / "output/number").read_text())
     done = finished.sis(
@@ -206,3 +212,32 @@ def test_the_web_page_is_refused_clearly(project: Project) -> None:
     done = project.sis("s", "show_jobs_in_webserver", "--port", "8123", "--job", "work/jobs/x")
     assert done.returncode == 1
     assert "cannot show work/jobs/x on port 8123: the web page is not part of this version" in done.stderr
+
+
+def test_the_manager_cleans_while_it_runs(
+    project: Project, wait_for: Callable[[Callable[[], object]], None]
+) -> None:
+    project.engine(
+        "LocalEngine(cpu=2)",
+        "JOB_AUTO_CLEANUP = True\nJOB_CLEANER_INTERVAL = 0.1\nWAIT_PERIOD_JOB_CLEANUP = 0",
+    )
+    project.config(CHAIN.replace("second = Step(", "second = Waits("), recipe=WAITS)
+    manager = project.start_manager()
+    try:
+        wait_for(lambda: list((project.path / "work").glob("jobs/Step.*/finished.tar.gz")))
+        wait_for(lambda: not list((project.path / "work").glob("jobs/Step.*/job.save")))
+        (project.path / "go").touch()
+        output, _ = manager.communicate(timeout=30)
+    finally:
+        manager.kill()
+    assert manager.returncode == 0, output
+    assert (project.path / "output/number").read_text() == "2\n"
+
+
+WAITS = """
+class Waits(Step):
+    def run(self):
+        while not (File(tk.gs.BASE_DIR) / "go").exists():
+            time.sleep(0.02)
+        super().run()
+"""

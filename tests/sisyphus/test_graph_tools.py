@@ -33,6 +33,14 @@ class Report(Job):
         self.out = self.output_path("table")
 
 
+class Unhashed:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def _sis_hash(self) -> bytes:
+        raise RuntimeError("must not be hashed")
+
+
 class Plain:
     def __init__(self, path: Any) -> None:
         self.path = path
@@ -88,6 +96,10 @@ def test_ways_to_differ(workplace: Path) -> None:
     assert ends(Plain(load.out), Plain(other.out)) == [("a", "b")]
     assert ends(load, train) == [(load, train)]
     assert ends(lambda: 1, print)[0][1] is print
+    refusing = Unhashed("x")
+    assert ends([refusing, 1], [refusing, 2]) == [(1, 2)]
+    assert ends([refusing], [other_refusing := Unhashed("y")]) == [("x", "y")]
+    assert other_refusing != refusing
     assert repr(MISSING) == "<missing>"
 
 
