@@ -30,7 +30,7 @@ class Display(Protocol):
     def finished(self, job: Job, seconds: float) -> None:
         """A job finished; its tasks ran for ``seconds``."""
 
-    def failed(self, job: Job, state: str, why: Iterable[overview.Line]) -> None:
+    def failed(self, job: Job, state: str, why: Iterable[str]) -> None:
         """A job needs a person."""
 
     def close(self) -> None:
@@ -77,11 +77,9 @@ class PlainDisplay:
         """One line, with the time it took."""
         logging.info("Finished %s in %s", overview.describe(job), overview.duration(seconds))
 
-    def failed(self, job: Job, state: str, why: Iterable[overview.Line]) -> None:
+    def failed(self, job: Job, state: str, why: Iterable[str]) -> None:
         """One line, the place in the config, the end of the log."""
-        logging.error("%s: %s", state, overview.describe(job))
-        for line in why:
-            logging.log(line.level, "%s", line.text)
+        logging.error("%s", "\n".join([f"{state}: {overview.describe(job)}", *why]))
 
     def close(self) -> None:
         """Nothing to put away."""

@@ -18,6 +18,7 @@ import sisyphus.global_settings as gs
 from sisyphus import overview
 from sisyphus.display import Display, PlainDisplay
 from sisyphus.errors import RefusedError, SisyphusError
+from sisyphus.job_identity import created_jobs
 from sisyphus.links import create_aliases
 from sisyphus.loader import config_manager
 from sisyphus.memory_profile import MemoryProfile
@@ -60,6 +61,8 @@ class Summary:
     """Jobs that need a person, and their state."""
     missing: list[str] = field(default_factory=list)
     """Inputs that no job makes and that are not there."""
+    num_open: int = 0
+    """Jobs that are not finished and did not fail: on hold, or behind one that failed."""
     seconds: float = 0.0
     """Wall time of the run."""
 
@@ -241,6 +244,9 @@ class Manager(threading.Thread):
             seconds: wall time of the run.
         """
         self.summary.failed = {job: state for job, state in self._known.items() if state in overview.FAILED}
+        self.summary.num_open = sum(
+            state not in (*overview.FAILED, gs.STATE_FINISHED) for state in self._known.values()
+        )
         self.summary.missing = sorted(self.states.get(gs.STATE_INPUT_MISSING, ()))
         self.summary.seconds = seconds
         return self.summary
@@ -248,25 +254,26 @@ class Manager(threading.Thread):
     # Jobs
 
     def _note_changes(self, first: bool) -> None:
-        """Tell the display which jobs started, finished or failed since the last look."""
+        """Tell the display what is new since the last look; at the first look nothing is."""
         now = {job: state for state, jobs in self.states.items() for job in jobs if not isinstance(job, str)}
-        for job, before in list(self._known.items()):
-            if before != gs.STATE_FINISHED and job._sis_is_finished:
-                now[job] = gs.STATE_FINISHED
-                self.summary.finished.append(job)
-                self.display.finished(job, overview.used_seconds(job))
-        for job, state in now.items():
-            before = self._known.get(job, "")
-            if state == before:
-                continue
-            if first:
-                continue
-            if state == gs.STATE_RUNNING:
-                self.display.started(job)
-            elif state in overview.FAILED:
-                self.display.failed(job, state, overview.failure(job, self.engine))
-        self._known.update(now)
+        finished = [
+            job for job, before in self._known.items() if before != gs.STATE_FINISHED and job._sis_is_finished
+        ]
+        self.summary.finished += finished
         self.display.show(self.states, len(self.summary.finished) + self.summary.cached)
+        for job in finished:
+            now[job] = gs.STATE_FINISHED
+            self.display.finished(job, overview.used_seconds(job))
+        for job, state in now.items():
+            if not first and state != self._known.get(job):
+                self._tell(job, state)
+        self._known.update(now)
+
+    def _tell(self, job: Job, state: str) -> None:
+        if state == gs.STATE_RUNNING:
+            self.display.started(job)
+        elif state in overview.FAILED:
+            self.display.failed(job, state, overview.failure(job, self.engine) if gs.PRINT_ERROR else ())
 
     def _move_state(self, job: Job, state: str) -> None:
         for jobs in self.states.values():
@@ -274,15 +281,19 @@ class Manager(threading.Thread):
         self.states.setdefault(state, set()).add(job)
 
     def _submit_all(self) -> None:
-        jobs = [
+        ready = {
             job
             for state in (gs.STATE_INTERRUPTED_RESUMABLE, gs.STATE_RUNNABLE)
-            for job in sorted(self.states.get(state, ()))
+            for job in self.states.get(state, ())
             if job not in self._refused
-        ]
+        }
+        jobs = in_order_of_creation(ready)
         if self.interactive:
             jobs = [job for job in jobs if self._allowed(job)]
-        self._for_each(jobs, self._submit_job)
+        self._for_each(jobs, self._set_up_job)
+        jobs = [job for job in jobs if job not in self._refused]
+        # a scheduler takes its time to answer; on this machine the order counts for more
+        self._for_each(jobs, self._submit_job, threads=self.engine.waits_for_file_system)
 
     def _allowed(self, job: Job) -> bool:
         answer = ask(f"Submit {job}? (Yes/skip/never) ", "never")
@@ -292,7 +303,6 @@ class Manager(threading.Thread):
         return answer in ("", "y", "yes")
 
     def _submit_job(self, job: Job) -> None:
-        self._set_up_job(job)
         task = job._sis_next_task()
         if task is not None:
             self.engine.submit(task)
@@ -302,9 +312,9 @@ class Manager(threading.Thread):
             job._sis_setup_directory(force=True)
             self._set_up.add(job)
 
-    def _for_each(self, jobs: Collection[Job], act: Callable[[Job], None]) -> None:
+    def _for_each(self, jobs: Collection[Job], act: Callable[[Job], None], *, threads: bool = True) -> None:
         """Act on all jobs; those that cannot be set up or submitted are told, and not tried again."""
-        if len(jobs) <= 1 or gs.MANAGER_SUBMIT_WORKER <= 1:
+        if not threads or len(jobs) <= 1 or gs.MANAGER_SUBMIT_WORKER <= 1:
             for job in jobs:
                 self._try(job, act)
             return
@@ -342,6 +352,13 @@ class Manager(threading.Thread):
                 cleared = True
         if cleared:
             self.update_states()
+
+
+def in_order_of_creation(jobs: Collection[Job]) -> list[Job]:
+    """Jobs in the order in which the configs made them: what a person reads first, runs first."""
+    if len(jobs) <= 1:
+        return list(jobs)
+    return [job for job in list(created_jobs.values()) if job in jobs]
 
 
 class JobCleaner(threading.Thread):

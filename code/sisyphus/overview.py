@@ -55,7 +55,7 @@ _TAIL_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the overview."""
+    """One entry of the overview; that of a failed job has several lines."""
 
     level: int
     text: str
@@ -100,9 +100,10 @@ def lines(states: States, engine: EngineBase, *, verbose: bool = False) -> Itera
         if (state in _ONLY_VERBOSE and not verbose) or (state == gs.STATE_HOLD and not gs.PRINT_HOLD):
             continue
         for item in sorted(states.get(state, ()), key=str):
-            yield Line(level_of(state), f"{state}: {describe(item, state=state, verbose=verbose)}")
+            text = [f"{state}: {describe(item, state=state, verbose=verbose)}"]
             if state in FAILED and gs.PRINT_ERROR and not isinstance(item, str):
-                yield from failure(item, engine)
+                text += failure(item, engine)
+            yield Line(level_of(state), "\n".join(text))
     yield Line(logging.INFO, counts_text(states))
 
 
@@ -161,16 +162,16 @@ def _answer(question: Callable[[], Any]) -> Any:
         return None
 
 
-def failure(job: Job, engine: EngineBase) -> Iterator[Line]:
-    """Why a job failed: the config line that made it, and the end of the logs of its failed tasks."""
-    if job._sis_created_at:
-        yield Line(logging.ERROR, f"    made at {job._sis_created_at}")
+def failure(job: Job, engine: EngineBase) -> list[str]:
+    """Lines that say why a job failed: the config line that made it, the end of the logs of failed tasks."""
+    why = [f"    made at {job._sis_created_at}"] if job._sis_created_at else []
     for task, task_id in _failed_tasks(job, engine)[: gs.PRINT_ERROR_TASKS]:
         log = task.path(gs.ENGINE_LOG, task_id)
         tail = last_lines(log, gs.PRINT_ERROR_LINES)
         if tail:
-            yield Line(logging.ERROR, f"    end of {os.path.relpath(log)}:")
-            yield from (Line(logging.ERROR, f"    | {text}") for text in tail)
+            why.append(f"    end of {os.path.relpath(log)}:")
+            why += [f"    | {text}" for text in tail]
+    return why
 
 
 def _failed_tasks(job: Job, engine: EngineBase) -> list[tuple[Any, int]]:

@@ -177,7 +177,7 @@ def _why_blocked(missing: list[AbstractPath], failed: set[Job]) -> str:
     for job in _jobs_below(missing):
         if job in failed or (job._sis_setup() and any(task.error() for task in job._sis_tasks())):
             lines.append(f"{job} failed:")
-            lines += [line.text for line in overview.failure(job, cached_engine())]
+            lines += overview.failure(job, cached_engine())
     needed = {path for job in _jobs_below(missing) for path in job._sis_inputs}.union(missing)
     outside = sorted(path.get_path() for path in needed if path.creator is None and not path.available())
     lines += [f"missing: {path}" for path in outside]

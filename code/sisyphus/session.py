@@ -94,6 +94,7 @@ class _Session:
     def __init__(self, engine: EngineBase, options: Options) -> None:
         self.engine = engine
         self.options = options
+        self._began = time.monotonic()
         self.manager = Manager(graph, engine, interactive=options.interactive)
 
     def run(self) -> int:
@@ -105,15 +106,14 @@ class _Session:
         self._print_overview()
         self._clear_failed()
         if not self._start_wanted():
-            return self.manager.summarize().exit_code
+            return self.manager.summarize(time.monotonic() - self._began).exit_code
         self.manager.display = make_display()
         try:
             self.manager.run()
         except KeyboardInterrupt:
             self._say_goodbye()
             raise
-        _print_summary(self.manager.summary)
-        return self.manager.summary.exit_code
+        return self._finish()
 
     def _all_finished(self) -> bool:
         unfinished = overview.counts(overview.unfinished(self.manager.states))
@@ -130,8 +130,12 @@ class _Session:
             self._print_overview(verbose=True)
         elif answer == "u":
             self.manager.update_links()
-        _print_summary(self.manager.summarize())
-        return 0
+        return self._finish()
+
+    def _finish(self) -> int:
+        summary = self.manager.summarize(time.monotonic() - self._began)
+        _print_summary(summary)
+        return summary.exit_code
 
     def _clear_failed(self) -> None:
         wishes = (
@@ -179,9 +183,11 @@ class _Session:
 def _print_summary(summary: Summary) -> None:
     """Say what was done, what failed, and where the outputs are."""
     logging.info(
-        "%d jobs ran, %d were cached, %s",
+        "%d jobs ran, %d were cached%s%s, %s",
         len(summary.finished),
         summary.cached,
+        f", {len(summary.failed)} failed" if summary.failed else "",
+        f", {summary.num_open} are open" if summary.num_open else "",
         overview.duration(summary.seconds),
     )
     for path in summary.missing:

@@ -130,6 +130,7 @@ def test_a_failing_job_is_shown_and_does_not_stop_the_others(project):
     assert "ValueError: the reason" in done.stderr
     assert "made at config/exp.py:7 in py" in done.stderr
     assert "error: Job<work/jobs/Bad." in done.stderr
+    assert "1 jobs ran, 0 were cached, 1 failed, 1 are open" in done.stderr
     assert "Output output/after: not computed" in done.stderr
     assert project.read("output/good").strip() == "1"
     project.write("mended", "")
