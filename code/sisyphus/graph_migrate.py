@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import logging
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -27,7 +28,13 @@ from sisyphus.removal import check_mode
 from sisyphus.transfer import MODES, can_take_over, transfer
 
 _ROOT = "output"
+_BY_CREATOR = ".creator"
 _LEAVES = (str, bytes, int, float, complex, type(None), type)
+_KEYS = (str, bytes, int, type(None))
+"""Keys of dicts that can be written down and read again."""
+_STEP = re.compile(
+    r"""\.(?P<name>\w+) | \[(?P<key> b?'(?:[^'\\]|\\.)*' | b?"(?:[^"\\]|\\.)*" | -?\w+ )\]""", re.VERBOSE
+)
 
 
 def export_graph(file: str | os.PathLike[str] | IO[str] | None = None) -> None:
@@ -64,11 +71,12 @@ def migrate_graph(
     """
     check_mode(mode, MODES)
     work_source = gs.WORK_DIR if work_source is None else work_source
+    known: dict[str, Any] = {_ROOT: graph.output}
     for number, line in enumerate(_lines(input_file), start=1):
         old_id, _, path = line.strip().partition(" ")
         if not path:
             raise SisyphusError(f"line {number} of the exported graph is not 'id path': {line.strip()!r}")
-        job = _job_at(path)
+        job = _job_at(path, known)
         if job is None:
             logging.warning("The graph has no job any more at %s, %s is not taken over", path, old_id)
         elif job._sis_id() != old_id or work_source != gs.WORK_DIR:
@@ -122,10 +130,10 @@ def _parts(obj: Any) -> Iterator[tuple[Any, str]]:
                 yield value, f".{name}"
         yield obj._sis_kwargs, "._sis_kwargs"
     elif is_path(obj):
-        yield obj.creator, ".creator"
+        yield obj.creator, _BY_CREATOR
     elif isinstance(obj, dict):
         for key, value in obj.items():
-            if isinstance(key, _LEAVES) and not isinstance(key, type):
+            if isinstance(key, _KEYS):
                 yield value, f"[{key!r}]"
     elif isinstance(obj, (list, tuple)):
         for index, value in enumerate(obj):
@@ -142,42 +150,56 @@ def _attributes(obj: Any) -> dict[str, Any]:
         return {}
     if not isinstance(state, dict):
         return {}
-    return {
-        name: value
-        for name, value in state.items()
-        if isinstance(name, str) and hasattr(type(obj), "__dict__")
-    }
+    return {name: value for name, value in state.items() if isinstance(name, str)}
 
 
 # --- and back ---
 
 
-def _job_at(path: str) -> Job | None:
-    """The job that stands there now, None if nothing does."""
-    try:
-        tree = ast.parse(path, mode="eval").body
-    except SyntaxError as error:
-        raise SisyphusError(
-            f"not a path through the graph: {path!r}. Example: output['table.md'].creator"
-        ) from error
-    try:
-        found = _follow(tree)
-    except (AttributeError, LookupError, TypeError):
-        return None
+def _job_at(path: str, known: dict[str, Any]) -> Job | None:
+    """The job that stands there now, None if nothing does.
+
+    Args:
+        path: what an exported line says.
+        known: objects by path, those found before; takes up this one.
+    """
+    start = _longest_known(path, known)
+    found = known.get(start)
+    for name, key in _steps(path, len(start)):
+        try:
+            found = _element(found, ast.literal_eval(key)) if key else _attribute(found, name)
+        except (LookupError, TypeError):
+            return None
+    known[path] = found
     return found if isinstance(found, Job) else None
 
 
-def _follow(step: ast.expr) -> Any:
-    if isinstance(step, ast.Name) and step.id == _ROOT:
-        return graph.output
-    if isinstance(step, ast.Attribute):
-        return _attribute(_follow(step.value), step.attr)
-    if isinstance(step, ast.Subscript):
-        container = _follow(step.value)
-        if isinstance(container, (dict, list, tuple)):  # anything delayed takes every key
-            return container[ast.literal_eval(step.slice)]
-        raise LookupError(f"{type(container).__name__} has no elements")
-    raise SisyphusError(f"not a step through the graph: {ast.unparse(step)!r}")
+def _longest_known(path: str, known: dict[str, Any]) -> str:
+    """How far the way to a job is known: shared ways are gone once, since chains of jobs may be long."""
+    end = len(path)
+    while (end := path.rfind(_BY_CREATOR, 0, end)) >= 0:
+        begin = path[: end + len(_BY_CREATOR)]
+        if begin in known:
+            return begin
+    return _ROOT if path.startswith(_ROOT) else ""
+
+
+def _steps(path: str, end: int) -> Iterator[tuple[str, str]]:
+    """The attribute names and keys from a position of a path on, one of each pair empty."""
+    while end < len(path):
+        step = _STEP.match(path, end)
+        if step is None:
+            raise SisyphusError(
+                f"not a path through the graph: {path!r}. Example: output['table.md'].creator"
+            )
+        yield step["name"] or "", step["key"] or ""
+        end = step.end()
+
+
+def _element(container: Any, key: Any) -> Any:
+    if isinstance(container, (dict, list, tuple)):  # anything delayed would take every key
+        return container[key]
+    raise LookupError(f"{type(container).__name__} has no elements")
 
 
 def _attribute(obj: Any, name: str) -> Any:

@@ -9,6 +9,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from sisyphus.extract import extract_paths
+from sisyphus.graph import dependencies_first
 from sisyphus.job import Job
 from sisyphus.job_path import AbstractPath
 
@@ -34,7 +36,7 @@ def replace_graph_objects(
         ``current`` itself if nothing changes.
     """
     pairs = list(mapping.items() if isinstance(mapping, Mapping) else mapping or ())
-    return _Replacer(pairs, replace_function).replaced(current)
+    return _Replacer(pairs, replace_function).replaced_graph(current)
 
 
 class _Replacer:
@@ -45,21 +47,29 @@ class _Replacer:
         self._function = function
         self._done: dict[int, tuple[Any, Any]] = {}  # the old object is kept, so that its id stays its own
 
+    def replaced_graph(self, current: Any) -> Any:
+        """What stands for an object, whatever the number of jobs in a row behind it."""
+        for job in dependencies_first(_jobs_inside(current), self._jobs_before):
+            self.replaced(job)
+        return self.replaced(current)
+
+    def _jobs_before(self, job: Job) -> Iterable[Job]:
+        return _jobs_inside(job._sis_kwargs) if self._substitute(job) is job else ()
+
     def replaced(self, obj: Any) -> Any:
-        """What stands for an object."""
+        """What stands for an object; inside a cycle the object itself."""
         if id(obj) not in self._done:
-            self._done[id(obj)] = obj, self._exchange(obj)
+            self._done[id(obj)] = obj, obj
+            new = self._substitute(obj)
+            self._done[id(obj)] = obj, self._rebuilt(obj) if new is obj else new
         return self._done[id(obj)][1]
 
-    def _exchange(self, obj: Any) -> Any:
+    def _substitute(self, obj: Any) -> Any:
+        """What the caller wants instead of an object, else the object."""
         for old, new in self._pairs:
             if old is obj or (type(old) is type(obj) and bool(old == obj)):
                 return new
-        if self._function is not None:
-            new = self._function(obj)
-            if new is not obj:
-                return new
-        return self._rebuilt(obj)
+        return obj if self._function is None else self._function(obj)
 
     def _rebuilt(self, obj: Any) -> Any:
         """The object with its parts replaced."""
@@ -103,6 +113,11 @@ class _Replacer:
         result = copy.copy(obj)
         result.__dict__.update(new)
         return result
+
+
+def _jobs_inside(value: Any) -> list[Job]:
+    creators = (path.creator for path in sorted(extract_paths(value)))
+    return [creator for creator in dict.fromkeys(creators) if isinstance(creator, Job)]
 
 
 def _same(new: list[Any], old: list[Any]) -> bool:

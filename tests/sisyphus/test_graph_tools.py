@@ -121,7 +121,17 @@ def test_replacing_makes_again_what_depends_on_it(workplace: Path) -> None:
 
 def test_nothing_to_replace_gives_the_same_object(workplace: Path) -> None:
     _, _, report = graph()
-    for value in (report, [report.out], {"a": (report.out, {1})}, Plain(report.out), tk.sis_graph.find, tk):
+    around = Plain(report.out)
+    around.around = around  # type: ignore[attr-defined]
+    for value in (
+        around,
+        report,
+        [report.out],
+        {"a": (report.out, {1})},
+        Plain(report.out),
+        tk.sis_graph.find,
+        tk,
+    ):
         assert tk.replace_graph_objects(value, {"not there": 1}) is value
     assert tk.replace_graph_objects(report) is report
 
@@ -199,12 +209,44 @@ def test_migrating_says_what_it_cannot_do(workplace: Path, caplog: pytest.LogCap
         tk.migrate_graph(io.StringIO(""), mode="steal")
     with pytest.raises(SisyphusError, match="line 1 of the exported graph is not 'id path': 'nothing'"):
         tk.migrate_graph(io.StringIO("nothing\n"))
-    with pytest.raises(SisyphusError, match=r"not a step through the graph: .*__import__"):
+    with pytest.raises(SisyphusError, match=r"not a path through the graph: .*__import__"):
         tk.migrate_graph(io.StringIO("a.b __import__('os').system\n"))
     with pytest.raises(SisyphusError, match="not a path through the graph: 'a b c'"):
         tk.migrate_graph(io.StringIO("a.b a b c\n"))
     tk.migrate_graph(io.StringIO("a.b output['gone'].creator\n"))
     assert "The graph has no job any more at output['gone'].creator" in caplog.text
+
+
+def test_long_chains(workplace: Path) -> None:
+    """Longer than Python's recursion limit."""
+    first = Load("a")
+    last: Any = first
+    for number in range(1200):
+        last = Report(last.out, title=number)
+    tk.register_output("end", last.out)
+    tk.export_graph("graph.txt")
+    lines = Path("graph.txt").read_text().splitlines()
+    assert len(lines) == 1201 and lines[-1].startswith(first._sis_id())
+    finish(first)
+    shutil.move("work", "old")
+    tk.migrate_graph("graph.txt", "old", mode="link")
+    assert Path(first._sis_path()).is_symlink()
+    new = tk.replace_graph_objects(last, {first.out: Load("b").out})
+    assert new is not last and type(new) is Report
+    assert len(next(tk.compare_graph(last, new))) > 1200
+    tk.print_graph()
+
+
+def test_keys_on_the_way(workplace: Path) -> None:
+    keys: list[Any] = ["it's", '"]', 3, -1, True, None, b"x", "a\n\\"]
+    options = {key: Load(repr(key)).out for key in keys}
+    tk.register_output("x", Train([], options=options).out)
+    tk.export_graph("graph.txt")
+    for key in keys:
+        finish(Load(repr(key)))
+    shutil.move("work", "old")
+    tk.migrate_graph("graph.txt", "old", mode="link")
+    assert all(Path(path.creator._sis_path()).is_symlink() for path in options.values())
 
 
 def test_export_to_stdout(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
