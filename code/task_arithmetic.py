@@ -1,4 +1,4 @@
-"""The predecessor's entry point; see ``merging/predecessor.py``."""
+"""The predecessor's entry point; see ``merging/predecessor``."""
 
 import sys
 

@@ -6,7 +6,9 @@ import pytest
 from merging import predecessor
 from merging.errors import OptionError
 from merging.options import parse
-from merging.predecessor import training_options
+from merging.predecessor.data import train_splits
+from merging.predecessor.merge_programs import by_task, hessian_folder
+from merging.predecessor.parameters import training_options
 from merging.training.options import TrainingOptions
 
 CONFIG = {"model_name_or_path": "model", "dataset_name": "imdb", "output_dir": "out"}
@@ -85,17 +87,17 @@ def test_defaults_are_the_predecessors() -> None:
 
 
 def test_without_a_validation_split_the_training_set_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    train, validation = predecessor._train_splits({"dataset_name": "imdb"}, "data", ["train", "test"])
+    train, validation = train_splits({"dataset_name": "imdb"}, "data", ["train", "test"])
     assert (train["split"], validation["split"]) == ("train[:90%]", "train[90%:]")
     assert "the best epoch is chosen on train[90%:]" in capsys.readouterr().err
-    train, validation = predecessor._train_splits(
+    train, validation = train_splits(
         {"dataset_train_split": "train[:20%]", "dataset_val_split": None}, "data", ["train"]
     )
     assert (train["split"], validation) == ("train[:20%]", None)
     with pytest.raises(
         OptionError, match="dataset_val_split 'dev' is no split of imdb, which has train, test"
     ):
-        predecessor._train_splits(
+        train_splits(
             {"dataset_name": "imdb", "dataset_train_split": "train[:20%]", "dataset_val_split": "dev"},
             "data",
             ["train", "test"],
@@ -155,12 +157,12 @@ def test_mistakes_in_gradient_matching(
 
 
 def test_models_of_one_name_do_not_collide() -> None:
-    assert predecessor._by_task(["a/x,b/x"]) == {"000_x": "a/x", "001_x": "b/x"}
-    assert predecessor._by_task(["a", "b,c"]) == {"000_a": "a", "001_b,c": "b,c"}
+    assert by_task(["a/x,b/x"]) == {"000_x": "a/x", "001_x": "b/x"}
+    assert by_task(["a", "b,c"]) == {"000_a": "a", "001_b,c": "b,c"}
 
 
 def test_a_hessian_may_lie_below_its_folder(tmp_path: Path) -> None:
-    assert predecessor._hessian_folder(str(tmp_path)) == str(tmp_path)
+    assert hessian_folder(str(tmp_path)) == str(tmp_path)
     (tmp_path / "hessian").mkdir()
     (tmp_path / "hessian/hessian.json").write_text("{}")
-    assert predecessor._hessian_folder(str(tmp_path)) == str(tmp_path / "hessian")
+    assert hessian_folder(str(tmp_path)) == str(tmp_path / "hessian")
