@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
 from sisyphus import logs
@@ -23,7 +24,7 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 Command = Callable[[argparse.Namespace], int]
 
 if TYPE_CHECKING:
-    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    _Commands = argparse._SubParsersAction["_Parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,9 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_FAILURE
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Asks for the width of the terminal without ``shutil``, whose import is a tenth of a worker's start."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            width = os.get_terminal_size().columns
+        except OSError:  # not a terminal
+            width = 100
+        super().__init__(prog, width=width - 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser with that formatter; those of the commands are made of the same class."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **kwargs)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All commands and flags."""
-    parser = argparse.ArgumentParser(prog="sis", description="Workflow manager for graphs of cached jobs.")
+    parser = _Parser(prog="sis", description="Workflow manager for graphs of cached jobs.")
     parser.set_defaults(command=None)
     parser.add_argument(
         "--log_level", type=int, default=logging.INFO, help="20: information (default), 10: debug"

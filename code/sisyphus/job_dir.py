@@ -290,14 +290,14 @@ def read_save(path: str) -> Any:
 
 
 def _save_content(path: str) -> bytes:
-    import tarfile
-
     if os.path.isdir(path):
         save = os.path.join(path, gs.JOB_SAVE)
         path = save if os.path.isfile(save) else os.path.join(path, gs.JOB_FINISHED_ARCHIVE)
     if os.path.basename(path) != gs.JOB_FINISHED_ARCHIVE:
         with open(path, "rb") as file:
             return file.read()
+    import tarfile  # takes longer than all else that a worker imports; few workers read archives
+
     with tarfile.open(path) as archive:
         for member in archive:
             if os.path.normpath(member.name) == gs.JOB_SAVE:
