@@ -14,7 +14,6 @@ Functions below may be replaced by a settings file, too.
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 import sys
@@ -359,6 +358,8 @@ def _read_settings_files(namespace: dict[str, Any]) -> str:
 
 def _read_environment(namespace: dict[str, Any]) -> str:
     """Take over ``SIS_<NAME>`` variables; returns what they held."""
+    import ast
+
     content = "##### Settings from environment #####\n"
     for variable, text in sorted(os.environ.items()):
         if not variable.startswith(ENVIRONMENT_SETTINGS_PREFIX):

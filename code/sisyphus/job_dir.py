@@ -24,7 +24,6 @@ written into a temporary sibling and renamed.
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -158,6 +157,8 @@ class JobDir:
 
     def submissions(self, task_name: str) -> list[tuple[list[int], dict[str, Any]]]:
         """Return what was submitted: ids and requirements, oldest first; damaged lines are left out."""
+        import ast
+
         try:
             with open(self.entry(task_entry(gs.ENGINE_SUBMIT, task_name)), encoding="utf-8") as file:
                 lines = file.read().splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 from collections.abc import Callable
@@ -334,6 +333,8 @@ class Variable(AbstractPath):
         return f"<UNFINISHED VARIABLE: {self.get_path()}>"
 
     def _read(self, path: str) -> Any:
+        import ast
+
         if self.pickle:
             import gzip
             import pickle

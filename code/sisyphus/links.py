@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sisyphus.global_settings as gs
@@ -81,7 +80,7 @@ def _alias_links(job: Job) -> Iterator[str]:
 def _link(target: str, link: str) -> bool:
     """Make a link; a problem is only a warning, because it must not stop the experiment."""
     try:
-        make_directories(Path(link).parent)
+        make_directories(os.path.dirname(link))
         link_atomically(target, link)
     except OSError as error:
         logging.warning("Cannot link %s to %s: %s", link, target, error)
@@ -89,24 +88,23 @@ def _link(target: str, link: str) -> bool:
     return True
 
 
-def make_directories(place: str | os.PathLike[str]) -> None:
+def make_directories(directory: str) -> None:
     """Make a directory; a file or link in its way is removed: an output became a folder of outputs."""
-    directory = Path(place)
-    for part in (*reversed(directory.parents), directory):
-        if part.is_dir():
-            continue
-        if part.is_symlink() or part.exists():
-            logging.warning("Removed %s: a directory is needed in its place", part)
-            part.unlink()
-        part.mkdir(exist_ok=True)
+    if not directory or os.path.isdir(directory):
+        return
+    make_directories(os.path.dirname(directory))
+    if os.path.lexists(directory):
+        logging.warning("Removed %s: a directory is needed in its place", directory)
+        os.unlink(directory)
+    os.makedirs(directory, exist_ok=True)
 
 
 def _journal(text: str) -> None:
     if not gs.FINISHED_LOG:
         return
     try:
-        Path(gs.FINISHED_LOG).parent.mkdir(parents=True, exist_ok=True)
-        with Path(gs.FINISHED_LOG).open("a", encoding="utf-8") as journal:
+        make_directories(os.path.dirname(gs.FINISHED_LOG))
+        with open(gs.FINISHED_LOG, "a", encoding="utf-8") as journal:
             journal.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {text}\n")
     except OSError as error:
         logging.warning("Cannot write the journal %s: %s", gs.FINISHED_LOG, error)

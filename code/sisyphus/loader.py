@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.machinery
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sisyphus import global_settings as gs
 from sisyphus import origin
@@ -65,14 +63,13 @@ class RecipeFinder:
 # --- config arguments ---
 
 
-@dataclass(frozen=True)
-class ConfigCall:
+class ConfigCall(NamedTuple):
     """A config argument, taken apart."""
 
     module: str
     function: str
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 def parse_config_argument(argument: str) -> ConfigCall:
@@ -105,6 +102,8 @@ def _relative_place(place: str) -> str:
 
 
 def _parse_literals(argument: str, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    import ast
+
     if not text:
         return (), {}
     try:

@@ -6,8 +6,8 @@ What a folder and an engine say goes in, a state comes out; nothing here touches
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class State(StrEnum):
@@ -45,9 +45,11 @@ _PRECEDENCE = (
 _TAKEN_AS_REPORTED = frozenset({State.QUEUE, State.RUNNING, State.QUEUE_ERROR})
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskEvidence:
-    """What is known about one id of a task."""
+class TaskEvidence(NamedTuple):
+    """What is known about one id of a task.
+
+    A tuple rather than a dataclass: importing those would be a large part of the start of a worker.
+    """
 
     finished: bool
     """The finished marker is there."""

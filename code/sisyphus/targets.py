@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
@@ -143,7 +142,7 @@ class OutputReport(OutputTarget):
         self._written_at = time.monotonic()
         path = os.path.join(gs.OUTPUT_DIR, self.name)
         try:
-            links.make_directories(Path(path).parent)
+            links.make_directories(os.path.dirname(path))
             write_atomically(path, self.text().encode("utf-8"))
         except OSError as error:
             logging.warning(f"Cannot write the report {path}: {error}")

@@ -45,13 +45,13 @@ def targets():
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        ("config/exp.py", ConfigCall("config.exp", "py")),
-        ("./config/exp.py", ConfigCall("config.exp", "py")),
-        ("config.exp.main", ConfigCall("config.exp", "main")),
-        ("config/deep/exp.main", ConfigCall("config.deep.exp", "main")),
-        ("recipe/pkg/exp.py", ConfigCall("pkg.exp", "py")),
-        ("config.py", ConfigCall("config", "py")),
-        ("config.exp.train()", ConfigCall("config.exp", "train")),
+        ("config/exp.py", ConfigCall("config.exp", "py", (), {})),
+        ("./config/exp.py", ConfigCall("config.exp", "py", (), {})),
+        ("config.exp.main", ConfigCall("config.exp", "main", (), {})),
+        ("config/deep/exp.main", ConfigCall("config.deep.exp", "main", (), {})),
+        ("recipe/pkg/exp.py", ConfigCall("pkg.exp", "py", (), {})),
+        ("config.py", ConfigCall("config", "py", (), {})),
+        ("config.exp.train()", ConfigCall("config.exp", "train", (), {})),
         (
             "config/exp.train(3, 'a.b/c(', [1], k={'x': None})",
             ConfigCall("config.exp", "train", (3, "a.b/c(", [1]), {"k": {"x": None}}),
@@ -63,7 +63,7 @@ def test_config_arguments(argument, call):
 
 
 def test_absolute_config_arguments(workspace):
-    assert parse_config_argument(f"{workspace}/config/exp.py") == ConfigCall("config.exp", "py")
+    assert parse_config_argument(f"{workspace}/config/exp.py") == ConfigCall("config.exp", "py", (), {})
 
 
 @pytest.mark.parametrize(

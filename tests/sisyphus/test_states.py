@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from sisyphus import gs
 from sisyphus.states import State, TaskEvidence, combined, task_id_state
 
 NOTHING = TaskEvidence(finished=False, error=False)
-STARTED = replace(NOTHING, has_log=True, patience_s=100.0, silence_s=1000.0, max_submissions=3)
+STARTED = NOTHING._replace(has_log=True, patience_s=100.0, silence_s=1000.0, max_submissions=3)
 
 
 @pytest.mark.parametrize(
     ("known", "state"),
     [
         (NOTHING, "runnable"),
-        (replace(NOTHING, finished=True, error=True, engine="running"), "finished"),
-        (replace(NOTHING, error=True, engine="running"), "error"),
-        (replace(NOTHING, engine="queue"), "queue"),
-        (replace(NOTHING, engine="running"), "running"),
-        (replace(NOTHING, engine="queue_error"), "queue_error"),
-        (replace(STARTED, engine="running"), "running"),
+        (NOTHING._replace(finished=True, error=True, engine="running"), "finished"),
+        (NOTHING._replace(error=True, engine="running"), "error"),
+        (NOTHING._replace(engine="queue"), "queue"),
+        (NOTHING._replace(engine="running"), "running"),
+        (NOTHING._replace(engine="queue_error"), "queue_error"),
+        (STARTED._replace(engine="running"), "running"),
         (STARTED, "interrupted_not_resumable"),
-        (replace(STARTED, resumable=True), "interrupted_resumable"),
-        (replace(STARTED, silence_s=99.0), "running"),
-        (replace(STARTED, silence_s=0.0, patience_s=0.0), "interrupted_not_resumable"),
-        (replace(STARTED, num_submissions=3, resumable=True), "interrupted_resumable"),
-        (replace(STARTED, num_submissions=4, resumable=True), "retry_error"),
-        (replace(STARTED, num_submissions=4, silence_s=1.0), "running"),
+        (STARTED._replace(resumable=True), "interrupted_resumable"),
+        (STARTED._replace(silence_s=99.0), "running"),
+        (STARTED._replace(silence_s=0.0, patience_s=0.0), "interrupted_not_resumable"),
+        (STARTED._replace(num_submissions=3, resumable=True), "interrupted_resumable"),
+        (STARTED._replace(num_submissions=4, resumable=True), "retry_error"),
+        (STARTED._replace(num_submissions=4, silence_s=1.0), "running"),
     ],
 )
 def test_state_of_one_id(known, state):
