@@ -73,10 +73,16 @@ class StoredHessian:
             if not (folder / name).is_file():
                 raise CheckpointError(f"{label}: {folder} is no Hessian folder: it has no {name}.")
         try:
-            self.record = HessianRecord(**json.loads((folder / RECORD_NAME).read_text()))
-        except (ValueError, TypeError) as error:
+            self.record = _parse(json.loads((folder / RECORD_NAME).read_text()))
+        except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{label}: {folder / RECORD_NAME} is damaged: {error}.") from error
         self.checkpoint = Checkpoint([folder / TENSORS_NAME], label=label)
+
+
+def _parse(record: Mapping[str, Any]) -> HessianRecord:
+    """Read what ``hessian.json`` holds; JSON knows no tuples, fields of strings are."""
+    lists = {field.name for field in dataclasses.fields(HessianRecord) if field.default == ()}
+    return HessianRecord(**{key: tuple(value) if key in lists else value for key, value in record.items()})
 
 
 def write_hessian(folder: Path, tensors: Mapping[str, Tensor], record: HessianRecord) -> None:

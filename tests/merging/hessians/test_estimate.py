@@ -95,7 +95,7 @@ def test_the_record_says_what_was_done(
     assert record.data[0]["source"] == "texts" and record.data[0]["split"] == "train[:80%]"
     assert record.seed == 5 and record.reduction == "mean"
     assert record.options == {"batch_size": 4, "max_examples": 6, "num_samples": 2, "max_tokens": 8}
-    assert list(record.label_names) == ["negative", "positive"]
+    assert record.label_names == ("negative", "positive")
     assert record.seconds > 0 and record.versions["torch"] == torch.__version__
     assert not record.by_vmap and not record.by_loop
 
@@ -112,7 +112,7 @@ def test_tensors_are_named_as_in_the_files(
         n: i.shape for n, i in stored.items()
     }
     assert {info.dtype for info in hessian.checkpoint.tensors.values()} == {"F32"}
-    assert hessian.record.by_vmap == ["vit.embeddings.cls_token", "vit.embeddings.position_embeddings"]
+    assert hessian.record.by_vmap == ("vit.embeddings.cls_token", "vit.embeddings.position_embeddings")
 
 
 def test_fewer_examples_are_a_stratified_sample(
