@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -134,10 +135,9 @@ class TensorMerge:
         elif kept in self._plan.heads:
             merged.copy_(self._merge_head(kept))
         else:
-            flat = merged.view(-1)
-            for parameter in self._pieces(kept):
-                piece = self._merge(parameter, count=kept == name)
-                flat[parameter.start : parameter.stop] = piece.reshape(-1)
+            num_without_curvature = self._merge_into(merged.view(-1), list(self._pieces(kept)))
+            if kept == name:  # tied tensors count once
+                self.num_without_curvature += num_without_curvature
         return check_finite(merged, kept, "merged model", f"Its dtype is {merged.dtype}; check the options.")
 
     def _pieces(self, name: str) -> Iterator[Parameter]:
@@ -149,22 +149,41 @@ class TensorMerge:
         for start in range(0, size, PIECE):
             yield Parameter(name, self._inputs, self._template, piece=(start, min(start + PIECE, size)))
 
-    def _merge(self, parameter: Parameter, *, count: bool) -> Tensor:
-        """Run the method."""
-        inputs: dict[str, Any] = dict(parameter)
-        if count and self._hessians:
-            self.num_without_curvature += self._count_without_curvature(inputs)
-        if self._takes_summary:
-            inputs["summary"] = self.summary
-        merged: Tensor = self._module.merge(**inputs, options=self._options)
-        return merged
+    def _merge_into(self, merged: Tensor, pieces: Sequence[Parameter]) -> int:
+        """Run the method on all pieces of a parameter.
+
+        Several pieces go on side by side, each on one thread: threads inside of operations that are this short
+        would wait for each other most of the time.
+
+        Returns:
+            Number of elements without curvature.
+        """
+        import torch
+
+        def merge(piece: Parameter) -> int:
+            inputs: dict[str, Any] = dict(piece)
+            num_without_curvature = self._count_without_curvature(inputs)
+            if self._takes_summary:
+                inputs["summary"] = self.summary
+            result: Tensor = self._module.merge(**inputs, options=self._options)
+            merged[piece.start : piece.stop] = result.reshape(-1)
+            return num_without_curvature
+
+        num_threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return sum(pool.map(merge, pieces))
+        finally:
+            torch.set_num_threads(num_threads)
 
     def _count_without_curvature(self, inputs: Mapping[str, Any]) -> int:
-        """Elements in which every Hessian is zero."""
+        """Elements in which every Hessian is zero; 0 for methods without Hessians."""
         curvatures: list[Tensor] = []
         for key in self._hessians:
             value = inputs[key]
             curvatures.extend(value.values() if isinstance(value, Mapping) else [value])
+        if not curvatures:
+            return 0
         known = curvatures[0] != 0
         for curvature in curvatures[1:]:
             known.logical_or_(curvature)

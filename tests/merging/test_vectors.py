@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +109,10 @@ class Case:
         start = f"in/{group}"
         numbers = {key.removeprefix(start) for key in self.groups if key.startswith(start)} - {"0"}
         return {number: self.groups[start + number] for number in sorted(numbers) if number.isdigit()}
+
+    def matching(self, group: str, expressions: Sequence[str]) -> list[str]:
+        """Tensors of a group whose names match one of the regular expressions from their start."""
+        return [name for name in self.groups[group] if any(re.match(its, name) for its in expressions)]
 
 
 def longest_prefix(name: str, table: Mapping[str, Any]) -> Any:

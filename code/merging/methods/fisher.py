@@ -58,6 +58,8 @@ class Summary:
 
 def summarize(parameters: Iterable[Mapping[str, Any]], options: Options) -> Summary:
     """Take means and norms of the whole Fishers; reads nothing where they are not asked for."""
+    import torch
+
     wants_means, wants_norms = options.floor_kind == "relative", options.normalize == "model"
     if not (wants_means or wants_norms):
         return Summary(means=None, norms=None)
@@ -66,9 +68,9 @@ def summarize(parameters: Iterable[Mapping[str, Any]], options: Options) -> Summ
     size = 0
     for parameter in parameters:
         for task, hessian in parameter["hessians"].items():
-            exact = hessian.double()
-            sums[task] = sums.get(task, 0.0) + float(exact.sum())
-            squares[task] = squares.get(task, 0.0) + float(exact.square().sum())
+            sums[task] = sums.get(task, 0.0) + float(hessian.sum(dtype=torch.float64))
+            norm = torch.linalg.vector_norm(hessian, dtype=torch.float64)
+            squares[task] = squares.get(task, 0.0) + float(norm) ** 2
         size += hessian.numel()
     return Summary(
         means={task: total / max(size, 1) for task, total in sums.items()} if wants_means else None,

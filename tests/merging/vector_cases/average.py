@@ -23,7 +23,8 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
         base=None,
         models=models,
         extras={},
-        policy=head_policy(params, models),
+        policy=head_policy(params, models)
+        | {"exclude": case.matching("in/theta1", params.get("exclude_param_regex", []))},
     )
     return {"theta": merged}
 

@@ -16,6 +16,7 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
         base=None,
         models=models,
         extras={"hessians": case.numbered("fisher")},
+        policy={"exclude": case.matching("in/theta1", case.params.get("exclude_param_regex", []))},
     )
     return {"theta": merged}
 
