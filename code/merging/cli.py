@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from merging import explain, hessians, methods, tasks
@@ -21,6 +22,7 @@ from merging.command_line import (
     write,
 )
 from merging.errors import MergingError, OptionError
+from merging.progress import shown
 from merging.registry import unknown
 
 _DATASET = "FOLDER:SPLIT"
@@ -60,14 +62,19 @@ def _download(*, source: str | None, model: str | None, out: str, **rest: Any) -
 def _train(*, out: str, work: str | None, **rest: Any) -> str:
     from merging.training.run import train
 
-    train(out=out, work=work or f"{out.rstrip('/')}.work", **rest)
+    work = work or f"{out.rstrip('/')}.work"
+    with shown(Path(work) / "progress.jsonl", sys.stderr):
+        train(out=out, work=work, **rest)
     return f"wrote {out}"
 
 
 def _hessian(*, out: str, **rest: Any) -> str:
     from merging.hessians.estimate import estimate
 
-    estimate(out=out, **rest)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "progress.jsonl"
+        with shown(file, sys.stderr):
+            estimate(out=out, progress=file, **rest)
     return f"wrote {out}"
 
 

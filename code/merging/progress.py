@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 _TAIL_BYTES = 4096
+_TERMINAL_INTERVAL_S = 1.0
+_LOG_INTERVAL_S = 30.0
 
 
 def last(file: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -51,6 +56,44 @@ def describe(entry: dict[str, Any] | None) -> str | None:
     if entry.get("seconds_left") is not None:
         parts.append(f"{_duration(entry['seconds_left'])} left")
     return ", ".join(parts) or None
+
+
+@contextmanager
+def shown(file: str | os.PathLike[str], stream: TextIO, *, interval_s: float | None = None) -> Iterator[None]:
+    """Show what a progress file says while the block runs: a moving line on a terminal, else one at times.
+
+    Args:
+        file: the progress file; need not exist yet.
+        stream: where to write, usually standard error.
+        interval_s: seconds between looks; None: 1 on a terminal, 30 elsewhere.
+    """
+    moving = stream.isatty()
+    pause = interval_s or (_TERMINAL_INTERVAL_S if moving else _LOG_INTERVAL_S)
+    stop = threading.Event()
+    before = describe(last(file))  # what an earlier run has left
+    watcher = threading.Thread(
+        target=_watch, args=(Path(file), stream, moving, pause, stop, before), daemon=True
+    )
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _watch(
+    file: Path, stream: TextIO, moving: bool, pause: float, stop: threading.Event, before: str | None
+) -> None:
+    while not stop.wait(pause):
+        text = describe(last(file))
+        if text and text != before:
+            stream.write(f"\r\x1b[K{text}" if moving else f"{text}\n")
+            stream.flush()
+            before = text
+    if moving:
+        stream.write("\r\x1b[K")
+        stream.flush()
 
 
 def _duration(seconds: float) -> str:

@@ -1,8 +1,9 @@
+import io
+import time
 from pathlib import Path
 
 import pytest
-
-from merging.progress import describe, fraction, last
+from merging.progress import describe, fraction, last, shown
 
 
 def test_the_last_complete_line(tmp_path: Path) -> None:
@@ -33,6 +34,28 @@ def test_lines_that_are_no_progress_are_passed_over(tmp_path: Path) -> None:
 )
 def test_fraction(entry: dict[str, float] | None, expected: float | None) -> None:
     assert fraction(entry) == expected
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [(io.StringIO(), "step 2/4\nstep 3/4\n"), (Terminal(), "\r\x1b[Kstep 2/4\r\x1b[Kstep 3/4\r\x1b[K")],
+)
+def test_progress_is_shown_while_a_step_runs(tmp_path: Path, stream: io.StringIO, expected: str) -> None:
+    file = tmp_path / "progress.jsonl"
+    file.write_text('{"step": 1, "total_steps": 4}\n')
+    with shown(file, stream, interval_s=0.001):
+        for step in (2, 3):
+            with file.open("a") as appended:
+                appended.write(f'{{"step": {step}, "total_steps": 4}}\n')
+            deadline = time.monotonic() + 20
+            while f"step {step}/4" not in stream.getvalue() and time.monotonic() < deadline:
+                time.sleep(0.001)
+    assert stream.getvalue() == expected
 
 
 def test_one_line_for_people() -> None:
