@@ -82,7 +82,8 @@ class StoredHessian:
 def _parse(record: Mapping[str, Any]) -> HessianRecord:
     """Read what ``hessian.json`` holds; JSON knows no tuples, fields of strings are."""
     lists = {field.name for field in dataclasses.fields(HessianRecord) if field.default == ()}
-    return HessianRecord(**{key: tuple(value) if key in lists else value for key, value in record.items()})
+    values: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in record.items()}
+    return HessianRecord(**values)
 
 
 def write_hessian(folder: Path, tensors: Mapping[str, Tensor], record: HessianRecord) -> None:
