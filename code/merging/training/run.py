@@ -226,6 +226,7 @@ def _arguments(
         adam_epsilon=options.adam_epsilon,
         max_grad_norm=options.max_grad_norm,
         bf16=options.precision == "bf16",
+        use_cpu=options.precision == "bf16" and not torch.cuda.is_available(),
         fp16=options.precision == "fp16",
         eval_strategy="epoch" if evaluate else "no",
         save_strategy="steps",
