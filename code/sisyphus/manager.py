@@ -114,14 +114,22 @@ class Manager(threading.Thread):
         self.engine.reset_cache()
         first = not self.states
         self.states = self.graph.get_jobs_by_status(engine=self.engine, skip_finished=not first)
-        if first:
-            self.summary.cached = len(self.states.get(gs.STATE_FINISHED, ()))
         for job in self._refused:
             self._move_state(job, gs.STATE_QUEUE_ERROR)
         for job in self._never:
             self._move_state(job, gs.STATE_HOLD)
+        if self.states.get(gs.STATE_INPUT_MISSING):
+            self.states[gs.STATE_INPUT_MISSING] &= self._needed_from_outside()
         self._note_changes(first)
         return self.states
+
+    def _needed_from_outside(self) -> set[str]:
+        """Inputs that no job makes, of what is not finished: sources may be gone once all is computed."""
+        paths = {path for target in self.graph.active_targets for path in target.required}
+        for state, jobs in self.states.items():
+            if state not in (gs.STATE_FINISHED, gs.STATE_INPUT_PATH, gs.STATE_INPUT_MISSING):
+                paths.update(path for job in jobs for path in job._sis_inputs)
+        return {path.get_path() for path in paths if path.creator is None}
 
     def clear(self, state: str) -> None:
         """Move the directories of all jobs in this state aside, so that they run again from the beginning."""
@@ -170,6 +178,7 @@ class Manager(threading.Thread):
             if cleaner is not None:
                 cleaner.stop()
             self.display.close()
+        finished_results_cache.write_to_file()
         config_manager.cancel_all_reader()
         self.update_links()
         self.summarize(time.monotonic() - began)
@@ -204,13 +213,10 @@ class Manager(threading.Thread):
         self._wake.wait(longest if period is None else min(longest, period))
 
     def _is_over(self) -> bool:
-        if config_manager.reader_running():
-            waiting = True
-        else:
-            waiting = False
-            if not self.graph.active_targets:
-                logging.info("All output calculated")
-                return True
+        waiting = config_manager.reader_running()
+        if not waiting and not self.graph.active_targets:
+            logging.info("All output calculated")
+            return True
         if any(self.states.get(state) for state in _MAY_MOVE_ON) or self._still_runs_beside_an_error():
             return False
         if gs.CLEAR_ERROR and self.states.get(gs.STATE_ERROR):
@@ -267,6 +273,7 @@ class Manager(threading.Thread):
         for job, state in now.items():
             if not first and state != self._known.get(job):
                 self._tell(job, state)
+            self.summary.cached += state == gs.STATE_FINISHED and job not in self._known
         self._known.update(now)
 
     def _tell(self, job: Job, state: str) -> None:

@@ -111,10 +111,7 @@ def describe(item: Any, *, state: str = "", verbose: bool = False) -> str:
     """A job with its targets, display name and progress; a path as it is."""
     if isinstance(item, str):
         return item
-    parts = [str(item)]
-    targets = sorted(item._sis_needed_for_which_targets or ())
-    shown = len(targets) if verbose or gs.SHOW_JOB_TARGETS is True else int(gs.SHOW_JOB_TARGETS)
-    parts += [f"<target: {name}>" for name in targets[:shown]]
+    parts = [str(item), *_targets(item, verbose)]
     if gs.SHOW_VIS_NAME_IN_MANAGER and item.get_vis_name() is not None:
         parts.append(f"[{item.get_vis_name()}]")
     if state == gs.STATE_RUNNING and (progress := progress_text(item)):
@@ -122,6 +119,14 @@ def describe(item: Any, *, state: str = "", verbose: bool = False) -> str:
     if state == gs.STATE_RUNNING and (age := _age_of_old_log(item)):
         parts.append(f"[log is {duration(age)} old]")
     return " ".join(parts)
+
+
+def _targets(job: Job, verbose: bool) -> list[str]:
+    """The targets that need a job; unless verbose, as many as the settings say, and a count."""
+    names = sorted(job._sis_needed_for_which_targets or ())
+    shown = len(names) if verbose else int(gs.SHOW_JOB_TARGETS)
+    texts = [f"<target: {name}>" for name in names[:shown]]
+    return [*texts, f"<and {len(names) - shown} more>"] if 0 < shown < len(names) else texts
 
 
 def _age_of_old_log(job: Job) -> float | None:

@@ -18,6 +18,7 @@ from sisyphus.graph import graph
 from sisyphus.loader import config_manager
 from sisyphus.manager import Manager, Summary
 from sisyphus.prompts import ask, confirm
+from sisyphus.results_cache import finished_results_cache
 from sisyphus.targets import OutputPath, OutputReport, OutputTarget
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def run(options: Options) -> int:
         raise AssertionError("-co clears jobs in error, -io ignores them: give one of the two.")
     if options.run and not _work_directory():
         return 1
+    finished_results_cache.read_from_file()
     _load(options.configs)
     engine = cached_engine()
     engine.start_engine()
@@ -107,7 +109,8 @@ class _Session:
         self._clear_failed()
         if not self._start_wanted():
             return self.manager.summarize(time.monotonic() - self._began).exit_code
-        self.manager.display = make_display()
+        if not self.options.interactive:  # questions and a live view would write over each other
+            self.manager.display = make_display()
         try:
             self.manager.run()
         except KeyboardInterrupt:

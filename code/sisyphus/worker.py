@@ -75,6 +75,7 @@ def run(call: Call) -> int:
     """
     engine = gs.engine().get_used_engine(call.engine_name)
     gs.active_engine = engine
+    gs.CACHE_FINISHED_RESULTS = False  # a task sees its inputs as they are now
     task_id = engine.get_task_id(call.task_id)
     files = _Files(Path(call.job_dir), call.task_name, task_id)
     restart = files.was_interrupted()

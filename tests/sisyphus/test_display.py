@@ -89,11 +89,11 @@ class FakeJob:
 
 def test_describe_names_targets_and_progress(monkeypatch):
     job = FakeJob()
-    assert overview.describe(job) == "Job<x> <target: a> <target: b> <target: c> [shown]"
+    assert overview.describe(job) == "Job<x> <target: a> <and 2 more> [shown]"
     assert overview.describe(job, state="running").endswith("[shown] {100%}")
-    monkeypatch.setattr("sisyphus.global_settings.SHOW_JOB_TARGETS", 1)
+    monkeypatch.setattr("sisyphus.global_settings.SHOW_JOB_TARGETS", 2)
     monkeypatch.setattr("sisyphus.global_settings.SHOW_VIS_NAME_IN_MANAGER", False)
-    assert overview.describe(job) == "Job<x> <target: a>"
+    assert overview.describe(job) == "Job<x> <target: a> <target: b> <and 1 more>"
     assert overview.describe(job, verbose=True) == "Job<x> <target: a> <target: b> <target: c>"
     assert overview.describe("/a/path") == "/a/path"
 

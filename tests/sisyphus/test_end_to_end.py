@@ -485,6 +485,14 @@ def test_a_missing_input_is_named(project):
     assert f"Input is missing: {project.path / 'no/such/file'}" in done.stderr
 
 
+def test_sources_may_be_gone_once_everything_is_computed(project):
+    project.config('tk.register_output("a", Step("a", tk.Variable("source")).out)')
+    source = project.write("source", "1")
+    assert project.manager().returncode == 0
+    source.unlink()
+    assert project.manager().returncode == 0
+
+
 def test_tasks_see_only_the_environment_that_is_meant_for_them(project):
     project.engine("LocalEngine(cpu=3)", "DEFAULT_ENVIRONMENT_KEEP.add('KEPT')")
     project.config(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 SCHEDULER = """
@@ -248,3 +250,45 @@ def test_a_job_that_cannot_be_set_up_does_not_stop_the_others(project):
     assert done.returncode == 1
     assert "is in the way" in done.stderr
     assert sum((project.path / "output" / name).exists() for name in "ab") == 1
+
+
+def test_a_finished_graph_is_reported_as_finished(project):
+    project.config(
+        """
+        for number in range(100):
+            tk.register_output(f"o/{number}", Step(number, Step(-1 - number).out).out)
+        """
+    )
+    project.write(
+        "pretend.py",
+        """
+        from sisyphus import tk
+        tk.config_manager.load_configs(["config/exp.py"])
+        for job in tk.sis_graph.jobs():
+            job._sis_setup_directory()
+            job.out.set(0)
+            open(job._sis_path("finished.run.1"), "w").close()
+        manager = tk.start_manager()
+        print({state: len(jobs) for state, jobs in manager.states.items()})
+        """,
+    )
+    done = subprocess.run(
+        [sys.executable, "pretend.py"],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        env=project.environment(),
+    )
+    assert done.stdout.strip() == "{'finished': 200}", done.stderr
+
+
+def test_what_is_known_to_be_finished_is_not_looked_at_again(project):
+    project.engine("LocalEngine(cpu=1)", "CACHE_FINISHED_RESULTS = True")
+    project.config('tk.register_output("b", Step("b", Step("a").out).out)')
+    assert project.manager().returncode == 0
+    assert (project.path / "finished_results_cache.pkl").exists()
+    for marker in (project.path / "work").glob("jobs/*/finished*"):
+        marker.unlink()
+    again = project.manager()
+    assert again.returncode == 0
+    assert "0 jobs ran, 2 were cached" in again.stderr
