@@ -278,6 +278,8 @@ def read_save(path: str) -> Any:
     """
     import gzip
     import pickle
+    import tarfile
+    import zlib
 
     try:
         content = _save_content(path)
@@ -286,8 +288,14 @@ def read_save(path: str) -> Any:
         raise JobDirError(
             f"no job is saved in {path}: neither {gs.JOB_SAVE} nor {gs.JOB_FINISHED_ARCHIVE}"
         ) from error
-    except (pickle.UnpicklingError, EOFError, gzip.BadGzipFile) as error:
+    except (pickle.UnpicklingError, EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
         raise JobDirError(f"the job saved in {path} is damaged: {error}") from error
+    except (ImportError, AttributeError, TypeError, ValueError, LookupError) as error:
+        raise JobDirError(
+            f"the job saved in {path} does not fit the code that is there now: {error!r}. Its recipe "
+            "changed, "
+            "or another version of Sisyphus saved it; it is saved anew when the manager sets it up."
+        ) from error
 
 
 def _save_content(path: str) -> bytes:

@@ -323,6 +323,32 @@ def test_a_damaged_save_is_an_error_with_its_place(workspace, content):
         read_save(str(workspace))
 
 
+def test_a_save_of_other_code_is_an_error_with_its_place(workspace):
+    gone = type("Gone", (), {"__module__": "no_such_recipe", "__qualname__": "Gone"})
+    sys.modules["no_such_recipe"] = type(sys)("no_such_recipe")
+    sys.modules["no_such_recipe"].Gone = gone
+    (workspace / "job.save").write_bytes(pickle.dumps(gone()))
+    del sys.modules["no_such_recipe"]
+    with pytest.raises(JobDirError, match=r"does not fit the code that is there now: ModuleNotFoundError"):
+        read_save(str(workspace))
+
+
+def test_a_job_in_an_archive_can_be_loaded(workspace):
+    job = Step("x")
+    job._sis_setup_directory()
+    pathlib.Path(job._sis_path("finished")).touch()
+    job._sis_cleanup()
+    assert sorted(os.listdir(job._sis_path())) == ["finished.tar.gz", "info", "input", "output"]
+    created_jobs.clear()
+    assert tk.load_job(job._sis_path()) == job
+    assert tk.load_job(job._sis_path("finished.tar.gz")) == job
+    job._sis_is_finished = False
+    assert job._sis_finished()
+    (workspace / "finished.tar.gz").write_bytes(b"nonsense")
+    with pytest.raises(JobDirError, match="is damaged"):
+        read_save(str(workspace))
+
+
 def test_a_missing_save_is_an_error_with_its_place(workspace):
     with pytest.raises(JobDirError, match=r"no job is saved in .*: neither job.save nor finished.tar.gz"):
         read_save(str(workspace))
