@@ -1,10 +1,22 @@
 """Fine-tuning, or training from scratch."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sisyphus import Job, Task, gs, tk
+
+
+def launch(arguments: Mapping[str, Any], *, num_processes: int) -> None:
+    """Train in one process for each GPU; the engine has seen to it that only our own are visible."""
+    with Path("arguments.json").open("w", encoding="utf-8") as file:
+        json.dump(arguments, file, default=os.fspath)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
+    subprocess.run([*command, "-m", "merging", "train", "--config", "arguments.json"], check=True)
 
 
 class TrainJob(Job):
@@ -57,19 +69,25 @@ class TrainJob(Job):
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
-        from merging.training.run import train
+        import torch
 
-        train(
-            task_type=self.task_type,
-            model=self.model,
-            architecture=self.architecture,
-            data=self.data,
-            validation=self.validation,
-            options=self.options,
-            seed=self.seed,
-            out=self.out_model,
-            work="training",
-        )
+        arguments = {
+            "task_type": self.task_type,
+            "model": self.model,
+            "architecture": self.architecture,
+            "data": self.data,
+            "validation": self.validation,
+            "options": self.options,
+            "seed": self.seed,
+            "out": self.out_model,
+            "work": "training",
+        }
+        if torch.cuda.device_count() > 1:
+            launch(arguments, num_processes=torch.cuda.device_count())
+        else:
+            from merging.training.run import train
+
+            train(**arguments)
 
     def info(self) -> str | None:
         from merging import progress

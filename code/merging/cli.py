@@ -188,6 +188,13 @@ COMMANDS: tuple[Command, ...] = (
             _SEED,
             _OUT,
             Argument(name="work", help="checkpoints and progress (default: beside --out)", metavar="FOLDER"),
+            Argument(
+                name="checkpoint_steps",
+                help="optimizer steps between two checkpoints",
+                metavar="INT",
+                read=as_json,
+                default=500,
+            ),
         ),
         run=_train,
         options=_training_options,

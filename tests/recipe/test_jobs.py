@@ -1,11 +1,14 @@
 """Jobs refuse mistakes while the graph is built, and their ids hold only what changes the result."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from merging import cli
+from merging.command_line import parse
 from merging.errors import CheckpointError, DataError, OptionError
 from sisyphus import Job, tk
 
@@ -219,6 +222,27 @@ def test_progress_is_read_from_the_work_folder(
     path.write_text(json.dumps({"step": 1, "total_steps": 4, "seconds_left": 30}) + "\n")
     assert job.info() == "step 1/4, 30 s left"
     assert job.completed_fraction() == 0.25
+
+
+def test_several_gpus_get_a_process_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    commands = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append((command, check)))
+    job = TrainJob(**TRAIN)
+    job.run()
+    ((command, check),) = commands
+    assert check
+    assert command[1:] == [
+        *("-m", "accelerate.commands.launch", "--num_processes", "2"),
+        *("-m", "merging", "train", "--config", "arguments.json"),
+    ]
+    train = next(command for command in cli.COMMANDS if command.name == "train")
+    arguments = parse(train, ["--config", "arguments.json"])
+    assert arguments["model"] == os.fspath(MODEL)
+    assert arguments["data"] == {**DATA, "data": os.fspath(DATA["data"])}
+    assert arguments["out"] == job.out_model.get_path()
+    assert arguments["options"] == TRAIN["options"]
 
 
 @pytest.mark.parametrize(
