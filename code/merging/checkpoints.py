@@ -320,10 +320,15 @@ def write_checkpoint(
 def check_disk_space(folder: Path, needed_bytes: int) -> None:
     """Refuse to start what cannot be finished.
 
+    Args:
+        folder: where the output will be; it need not exist yet.
+        needed_bytes: size of the output.
+
     Raises:
-        DiskSpaceError: less than ``needed_bytes`` are free.
+        DiskSpaceError: less than that is free.
     """
-    free = shutil.disk_usage(folder).free
+    existing = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise DiskSpaceError(
             f"{folder} needs {needed_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free on its disk. "

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from merging import methods
-from merging.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
+from merging.checkpoints import Checkpoint, check_disk_space, open_checkpoint, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.errors import CheckpointError, OptionError
 from merging.hessians.artifact import StoredHessian
@@ -151,20 +151,22 @@ def merge_checkpoints(
         plan = call.plan(checkpoints, hessians, vocabulary_size=vocabulary_size(configs))
         check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
         check_vocabularies(folders)
+        template = next(iter(checkpoints.values()))
+        infos = {name: template.tensors[name] for name in plan.names}
+        check_disk_space(Path(out), sum(info.num_bytes for info in infos.values()))
         for label, hessian in stored.items():
             _check_model(label, hessian, hashes)
         merge = call.start(plan, checkpoints, hessians)
         with published_folder(out) as folder:
-            template = next(iter(folders))
-            infos = {name: checkpoints[template].tensors[name] for name in plan.names}
             write_checkpoint(folder, infos, merge.tensor)
-            _copy_files(folders[template], folder)
-            sources: dict[str, Any] = {
+            _copy_files(next(iter(folders.values())), folder)
+            record = call.record(plan, template, merge)
+            record["sources"] = {
                 label: {"folder": str(path), "weights_hash": hashes[label]} for label, path in folders.items()
+            } | {
+                label: dataclasses.asdict(hessian.record) | {"scale": scales[label]}
+                for label, hessian in stored.items()
             }
-            for label, hessian in stored.items():
-                sources[label] = dataclasses.asdict(hessian.record) | {"scale": scales[label]}
-            record = call.record(plan, checkpoints[template], merge) | {"sources": sources}
             (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -152,7 +152,7 @@ class TensorMerge:
     def _merge_into(self, merged: Tensor, pieces: Sequence[Parameter]) -> int:
         """Run the method on all pieces of a parameter.
 
-        Several pieces go on side by side, each on one thread: threads inside of operations that are this short
+        Several pieces go on side by side, each on one thread: threads inside of operations as short as these
         would wait for each other most of the time.
 
         Returns:
