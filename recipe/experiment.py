@@ -136,7 +136,7 @@ class Experiment:
         """
         label = label or method.replace("_", " ")
         factor = options.get("scaling_factor")
-        alias = re.sub(r"[^\w.-]+", "_", label) + ("" if factor is None else f"_{factor}")
+        alias = re.sub(r"[^\w.-]+", "_", label, flags=re.ASCII) + ("" if factor is None else f"_{factor}")
         model = self.merged_model(method, options, seed, estimator=estimator, alias=alias)
         return {**self._row(label, "merged", model, seed, self.tasks), "scaling_factor": factor}
 

@@ -233,10 +233,8 @@ def test_several_gpus_get_a_process_each(tmp_path: Path, monkeypatch: pytest.Mon
     job.run()
     ((command, check),) = commands
     assert check
-    assert command[1:] == [
-        *("-m", "accelerate.commands.launch", "--num_processes", "2"),
-        *("-m", "merging", "train", "--config", "arguments.json"),
-    ]
+    assert command[1:5] == ["-m", "accelerate.commands.launch", "--num_processes", "2"]
+    assert command[-5:] == ["-m", "merging", "train", "--config", "arguments.json"]
     train = next(command for command in cli.COMMANDS if command.name == "train")
     arguments = parse(train, ["--config", "arguments.json"])
     assert arguments["model"] == os.fspath(MODEL)
