@@ -26,7 +26,8 @@ __all__ = ["OutputCall", "OutputPath", "OutputReport", "OutputTarget", "SISGraph
 
 def creators_of(job: Job) -> set[Job]:
     """Return the jobs that make the inputs of ``job``."""
-    return {path.creator for path in job._sis_inputs if isinstance(path.creator, Job)}
+    inputs = tuple(job._sis_inputs)  # another thread may just let the job add some
+    return {path.creator for path in inputs if isinstance(path.creator, Job)}
 
 
 def dependencies_first(

@@ -14,23 +14,32 @@ from sisyphus import global_settings as gs
 
 
 class FinishedResultsCache:
-    """A dict that can be written to a file; nothing is remembered while the setting is off."""
+    """A dict that is kept in a file; nothing is remembered while the setting is off, or in workers."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Any] = {}
+        self._was_read = False
         self._changed = False
+
+    def _in_use(self) -> bool:
+        """Whether the cache is on; what an earlier process knew is read when it is first asked for."""
+        if not gs.CACHE_FINISHED_RESULTS or gs.active_engine is not None:
+            return False
+        if not self._was_read:
+            self.read_from_file()
+        return True
 
     def get(self, kind: str, path: str) -> Any:
         """Return what is remembered, or None."""
-        return self._known.get((kind, path)) if gs.CACHE_FINISHED_RESULTS else None
+        return self._known.get((kind, path)) if self._in_use() else None
 
     def has(self, kind: str, path: str) -> bool:
         """Whether something is remembered."""
-        return gs.CACHE_FINISHED_RESULTS and (kind, path) in self._known
+        return self._in_use() and (kind, path) in self._known
 
     def remember(self, kind: str, path: str, value: Any = True) -> None:
-        """Remember a value, if the setting is on."""
-        if gs.CACHE_FINISHED_RESULTS and (kind, path) not in self._known:
+        """Remember a value, if the cache is on."""
+        if self._in_use() and (kind, path) not in self._known:
             self._known[kind, path] = value
             self._changed = True
 
@@ -50,6 +59,7 @@ class FinishedResultsCache:
         """Take over what an earlier process knew; a damaged file is ignored with a warning."""
         import pickle
 
+        self._was_read = True
         try:
             with open(gs.CACHE_FINISHED_RESULTS_PATH, "rb") as file:
                 self._known.update(pickle.load(file))
@@ -62,7 +72,7 @@ class FinishedResultsCache:
         """Write everything known, in one step, if something is new."""
         import pickle
 
-        if not (gs.CACHE_FINISHED_RESULTS and self._changed):
+        if not (self._in_use() and self._changed):
             return
         temporary = f"{gs.CACHE_FINISHED_RESULTS_PATH}.{os.getpid()}"
         with open(temporary, "wb") as file:

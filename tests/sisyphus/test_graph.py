@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sisyphus import Job, Path, Task, gs, tk
@@ -266,6 +267,15 @@ def test_a_state_is_never_out_of_date():
     assert states() == {"runnable": {"a"}}
     mark(job, "finished.run.1")
     assert states() == {"finished": {"a"}}
+
+
+def test_threads_that_ask_at_the_same_time_get_the_same_answer():
+    jobs = [Step(number) for number in range(20)]
+    for job in jobs:
+        mark(job, "finished.run.1")  # each is declared finished by whoever asks first
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda job: job._sis_finished(), jobs * 8))
+    assert all(answers)
 
 
 def test_going_through_all_jobs():

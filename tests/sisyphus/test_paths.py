@@ -6,10 +6,11 @@ import copy
 import os
 import pathlib
 import pickle
+import shutil
 import sys
 
 import pytest
-from sisyphus import Job, Path, Task, gs, setup_path, tk
+from sisyphus import Job, Path, Task, gs, results_cache, setup_path, tk
 from sisyphus.errors import VariableNotSet
 from sisyphus.hash import sis_hash_helper
 from sisyphus.job import created_jobs
@@ -237,9 +238,7 @@ def test_repr_of_a_variable():
     assert variable.backup is NoBackup
 
 
-def test_cached_results(monkeypatch):
-    from sisyphus import results_cache
-
+def test_cached_results(monkeypatch, caplog):
     cache = results_cache.FinishedResultsCache()
     cache.remember("value", "a", 1)
     assert not cache.has("value", "a")  # off
@@ -248,12 +247,35 @@ def test_cached_results(monkeypatch):
     cache.remember_small("value", "large", 1, size_bytes=gs.CACHE_FINISHED_RESULTS_MAX_SIZE + 1)
     cache.write_to_file()
     again = results_cache.FinishedResultsCache()
-    again.read_from_file()
     assert again.has("value", "a")
     assert again.get("value", "a") is None
     assert not again.has("value", "large")
+    monkeypatch.setattr(gs, "active_engine", object())
+    assert not again.has("value", "a")  # not in workers
+    monkeypatch.setattr(gs, "active_engine", None)
     pathlib.Path(gs.CACHE_FINISHED_RESULTS_PATH).write_bytes(b"damaged")
-    results_cache.FinishedResultsCache().read_from_file()
+    assert not results_cache.FinishedResultsCache().has("value", "a")
+    assert "Cache of finished results is damaged, ignored" in caplog.text
+
+
+def test_what_the_cache_knows_is_not_looked_up(monkeypatch):
+    monkeypatch.setattr(gs, "CACHE_FINISHED_RESULTS", True)
+    monkeypatch.setattr(results_cache.finished_results_cache, "_known", {})
+    job = Source("cached")
+    finish(job)
+    assert job.out.available()
+    job.num.set(3)
+    assert job.num.get() == 3
+    shutil.rmtree("work")
+    job._sis_is_finished = False
+    assert job._sis_finished()
+    assert job.out.available()
+    assert job.num.get() == 3
+    assert set(results_cache.finished_results_cache._known) == {
+        ("job", job._sis_path()),
+        ("available", job.out.rel_path()),
+        ("value", job.num.rel_path()),
+    }
 
 
 def test_paths_beside_recipes(workspace, monkeypatch):
