@@ -32,7 +32,7 @@ class MergeJob(Job):
         from merging.options import parse
         from merging.policy import Policy
 
-        check_call(method, options, extras, tasks=models.keys())
+        check_call(method, options, extras, tasks=models.keys(), has_base=base is not None)
         parse(Policy, policy or {}, owner="policy")
         self.method, self.options, self.policy = method, options, policy
         self.base, self.models, self.extras = base, models, extras

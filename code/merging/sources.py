@@ -48,12 +48,12 @@ class MemoryCheckpoint:
         }
 
     def read(self, name: str) -> Tensor:
-        """One tensor, the very object that was wrapped."""
-        return self._tensors[name]
+        """A copy of one tensor."""
+        return self._tensors[name].detach().clone()
 
     def read_piece(self, name: str, start: int, stop: int) -> Tensor:
         """Elements of one tensor, counted row by row."""
-        return self._tensors[name].reshape(-1)[start:stop]
+        return self._tensors[name].detach().reshape(-1)[start:stop]
 
 
 class HessianSource:

@@ -191,12 +191,8 @@ class _Call:
         extras: Mapping[str, Any],
         policy: Mapping[str, Any] | None,
     ) -> _Call:
-        if not models:
-            raise OptionError(f"{method}: models is empty. Give at least one model, by task.")
         tasks = tuple(sorted(models))
-        parsed = methods.check_call(method, options, extras, tasks=tasks)
-        if base is None and "base" in methods.inputs(method):
-            raise OptionError(f"{method}: missing base. Give the model that all others were fine-tuned from.")
+        parsed = methods.check_call(method, options, extras, tasks=tasks, has_base=base is not None)
         rules = parse(Policy, policy or {}, owner="policy")
         if rules.label_rows is not None and set(rules.label_rows) != set(tasks):
             raise OptionError(

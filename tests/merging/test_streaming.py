@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from merging import checkpoints, methods
+from merging import checkpoints, methods, tensor_merge
 from merging.checkpoints import weights_hash
 from merging.errors import CheckpointError, DiskSpaceError, OptionError
 from merging.streaming import merge_checkpoints, merge_tensors
@@ -352,6 +352,40 @@ def test_imports_no_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_parameters_of_live_models() -> None:
+    """They require gradients; the result does not, and shares no memory with them."""
+    base = {"w": torch.zeros(3, requires_grad=True), "kept": torch.ones(2, requires_grad=True)}
+    model = {"w": torch.ones(3, requires_grad=True), "kept": torch.zeros(2, requires_grad=True)}
+    merged = merge_tensors(
+        method="task_arithmetic",
+        options={},
+        base=base,
+        models={"a": model},
+        extras={},
+        policy={"exclude": ["kept"]},
+    )
+    assert not any(tensor.requires_grad for tensor in merged.values())
+    merged["kept"].zero_()
+    assert torch.equal(base["kept"].detach(), torch.ones(2))
+
+
+def test_a_parameter_of_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last piece is shorter; threads are given back."""
+    monkeypatch.setattr(tensor_merge, "PIECE", 7)
+    torch.manual_seed(0)
+    base, a, b = (torch.randn(5, 9) for _ in range(3))
+    num_threads = torch.get_num_threads()
+    merged = merge_tensors(
+        method="task_arithmetic",
+        options={"scaling_factor": 0.5},
+        base={"w": base},
+        models={"a": {"w": a}, "b": {"w": b}},
+        extras={},
+    )
+    assert_close(merged["w"], base + 0.5 * (a - base) + 0.5 * (b - base))
+    assert torch.get_num_threads() == num_threads
 
 
 # --- what is not plainly merged ---

@@ -59,6 +59,7 @@ def check_call(
     extras: Mapping[str, Any],
     *,
     tasks: Collection[str] | None = None,
+    has_base: bool = True,
 ) -> Any:
     """Check everything about a merge that needs no tensor; imports no torch.
 
@@ -67,6 +68,7 @@ def check_call(
         options: fields of its ``Options``.
         extras: its inputs beside base and models. Where the name is a plural, a mapping from task to value.
         tasks: names of the models, where they are known.
+        has_base: whether a base model is given.
 
     Returns:
         The method's ``Options``.
@@ -76,6 +78,10 @@ def check_call(
     """
     module = load(method)
     parsed = parse(module.Options, options, owner=method)
+    if "base" in inputs(method) and not has_base:
+        raise OptionError(f"{method}: missing base. Give the model that all others were fine-tuned from.")
+    if tasks is not None and not tasks:
+        raise OptionError(f"{method}: models is empty. Give at least one model, by task.")
     needed = [key for key in inputs(method) if key not in _CHECKPOINTS]
     for key in extras:
         if key not in needed:
