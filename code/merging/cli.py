@@ -325,13 +325,16 @@ _METHODS_HELP = "Explain the merge methods: `merging methods` all of them, `merg
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 with one line on standard error."""
+    """Run one command; returns the exit code: 0, 2 with one line on standard error, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _main(words)
     except MergingError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
 
 
 def _main(words: list[str]) -> int:

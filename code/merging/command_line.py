@@ -194,7 +194,8 @@ def _flags(
     found, rest = build_parser(command, options_class).parse_known_args(list(argv))
     if rest:
         flags = ["--config", *(argument.flag for argument in command.arguments), *map(_flag, options)]
-        raise OptionError(f"merging {command.name}: {unknown('flag', rest[0].split('=')[0], flags)}")
+        hint = ". More are known with --method" if command.options and options_class is None else ""
+        raise OptionError(f"merging {command.name}: {unknown('flag', rest[0].split('=')[0], flags)}{hint}")
     values = vars(found)
     given = {
         argument.name: _read(argument, values[argument.name])

@@ -50,6 +50,8 @@ def test_each_command_explains_itself(capsys: pytest.CaptureFixture[str], name: 
         (["merge", "--method", "avrage"], "unknown merge method 'avrage'. Did you mean 'average'?"),
         (["merge", "--methd", "x"], "merging merge: unknown flag '--methd'. Did you mean '--method'?"),
         (["merge", "--method", "average", "--delta-0", "1"], "merging merge: unknown flag '--delta-0'"),
+        (["merge", "--scaling-factor", "1"], "unknown flag '--scaling-factor'"),
+        (["merge", "--scaling-factor", "1"], "More are known with --method"),
         (["merge", "--method", "average"], "merging merge: --models, --out must be given"),
         (["merge", "--method"], "merging merge: argument --method: expected one argument"),
         (
@@ -210,6 +212,16 @@ def test_explaining_imports_nothing_heavy(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interrupted_command_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(name: str | None = None) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.explain, "overview", interrupt)
+    assert run(capsys, "methods") == (130, "", "stopped\n")
 
 
 def test_python_dash_m() -> None:
