@@ -343,6 +343,16 @@ def test_tasks_of_an_earlier_manager_are_found_and_counted(local):
     assert engine._free_devices == ["0", "1"]
 
 
+def test_a_task_is_found_before_it_wrote_anything(local):
+    task = make_task("fresh", {"cpu": 2})
+    local(cpu=2).submit(task)
+    assert not Path(task.path(gs.PLOGGING_FILE, 1)).exists()
+    later = local(cpu=2)
+    assert later.task_state(task, 1) == "running"
+    later.submit(other := make_task("next"))
+    assert later.task_state(other, 1) == "queue"
+
+
 def test_a_recycled_pid_is_not_taken_for_the_task(here):
     task = make_task("recycled")
     record = {**usage.identify(os.getpid()), "process_start": 1.0}

@@ -130,6 +130,36 @@ def test_two_managers_run_each_task_once(project):
     assert sorted(project.read("starts").split()) == [str(number) for number in range(6)]
 
 
+def test_killing_the_manager_again_and_again_loses_and_repeats_nothing(project):
+    project.config(
+        """
+        for number in range(10):
+            tk.register_output(f"out/{number}", Notes(number).out)
+        """,
+        recipe="""
+        class Notes(Job):
+            def __init__(self, number):
+                self.number = number
+                self.out = self.output_var("out")
+
+            def run(self):
+                with open("../../../../starts", "a") as file:
+                    file.write(f"{self.number}\\n")
+                time.sleep(0.2)
+                self.out.set(self.number)
+        """,
+    )
+    (project.path / "work").mkdir()
+    for patience_s in (0.35, 0.55, 0.75):
+        manager = project.start_manager()
+        time.sleep(patience_s)
+        manager.kill()
+        manager.communicate()
+    done = project.manager()
+    assert done.returncode == 0
+    assert sorted(project.read("starts").split()) == [str(number) for number in range(10)]
+
+
 def test_a_job_runs_inside_its_wrapper(project):
     project.engine(
         "LocalEngine(cpu=1)",

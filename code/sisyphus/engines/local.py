@@ -26,6 +26,9 @@ from sisyphus.task_log import open_log
 if TYPE_CHECKING:
     from sisyphus.task import Task
 
+_RECORD = "local"
+"""Files ``engine/local.TASK.ID``: the process of a task, and what it was given."""
+
 _Key = tuple[str, int]
 """Queue name and task id."""
 
@@ -39,6 +42,7 @@ class _Entry:
     call: list[str] = field(default_factory=list)
     log: str = ""
     finished_marker: str = ""
+    record: str = ""
     pid: int | None = None
     devices: list[str] = field(default_factory=list)
 
@@ -125,7 +129,8 @@ class LocalEngine(EngineBase):
                 log = os.path.join(job_dir, task_entry(gs.JOB_LOG, task_name, task_id))
                 self._refused.pop((name, task_id), None)
                 marker = os.path.join(job_dir, task_entry(gs.JOB_FINISHED_MARKER, task_name, task_id))
-                self._queue.append(_Entry((name, task_id), rqmt, [*call, str(task_id)], log, marker))
+                record = os.path.join(logpath, task_entry(_RECORD, task_name, task_id))
+                self._queue.append(_Entry((name, task_id), rqmt, [*call, str(task_id)], log, marker, record))
             self._start_fitting()
         self.notify()
         return "local", (name, list(task_ids))
@@ -181,9 +186,8 @@ class LocalEngine(EngineBase):
 
     def _adopt(self, task: Task, task_id: int, key: _Key) -> bool:
         """Count a process that this engine did not start; False if there is none."""
-        used = usage.read(task.path(gs.PLOGGING_FILE, task_id))
-        job_dir = task.job._sis_path()
-        if used is None or not usage.is_alive(used, job_dir=job_dir, task_name=task.name()):
+        used = self._living_process(task, task_id)
+        if used is None:
             return False
         pid: int = used["pid"]
         devices = [name for name in str(used.get("cuda_visible_devices") or "").split(",") if name]
@@ -193,6 +197,17 @@ class LocalEngine(EngineBase):
         self._take(entry)
         self._watch(entry, _wait_for_stranger, pid)
         return True
+
+    @staticmethod
+    def _living_process(task: Task, task_id: int) -> dict[str, Any] | None:
+        """What the engine that started a task, or its worker, noted about its process; None if it is dead."""
+        job_dir = task.job._sis_path()
+        record = os.path.join(task.path(gs.JOB_LOG_ENGINE), task_entry(_RECORD, task.name(), task_id))
+        for path in (record, task.path(gs.PLOGGING_FILE, task_id)):
+            used = usage.read(path)
+            if used is not None and usage.is_alive(used, job_dir=job_dir, task_name=task.name()):
+                return used
+        return None
 
     def _start_fitting(self) -> None:
         """Start queued tasks in their order; later ones may overtake one that does not fit."""
@@ -227,8 +242,19 @@ class LocalEngine(EngineBase):
             logging.error("%s: %s", entry.key[0], self._refused[entry.key])
             return
         entry.pid = process.pid
+        self._note(entry)
         self._take(entry)
         self._watch(entry, process.wait)
+
+    def _note(self, entry: _Entry) -> None:
+        """Note the process for later managers: they may come before the worker has written its usage file."""
+        assert entry.pid is not None, "it was started"
+        devices = ",".join(entry.devices)
+        record = {"requested_resources": entry.rqmt, "cuda_visible_devices": devices}
+        try:
+            usage.write(entry.record, {**usage.identify(entry.pid), **record})
+        except OSError as error:
+            logging.warning("Cannot note process %d in %s: %s", entry.pid, entry.record, error)
 
     def _take(self, entry: _Entry) -> None:
         self._running[entry.key] = entry
