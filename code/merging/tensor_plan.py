@@ -121,7 +121,8 @@ def _fits(name: str, info: TensorInfo, template: Source, sources: list[Source], 
                 f"checkpoints differ: {name!r} is {info.dtype} in {template.label} and {other.dtype} in "
                 f"{source.label}. Use checkpoints in float32, bfloat16 or float16."
             )
-        if other.shape != info.shape and not (policy.rows == "base" and _rows_differ(info, other)):
+        fitted = policy.rows == "base" and _rows_differ(info, other) and not is_head(name)
+        if other.shape != info.shape and not fitted:
             raise CheckpointError(_shape_text(name, info, other, template, source))
     return True
 
