@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 .PHONY: quickstart test lint types unit format benchmark clean
 
 quickstart: .venv/.installed
-	$(BIN)/sis --config config/quickstart.py manager -r
+	$(BIN)/sis --config config/quickstart.py manager -r < /dev/null  # nothing is asked
 	@cat output/quickstart/table.md
 	@echo && echo "Written:" && ls output/quickstart/*
 
