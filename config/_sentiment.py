@@ -32,6 +32,7 @@ def roberta(name: str) -> Experiment:
         task_type="sequence_classification",
         start={"model": DownloadModelJob(**ROBERTA).out_model},
         base=_splits(*BASE),
+        base_task="imdb",
         tasks={task: _splits(*parts) for task, parts in TASKS.items()},
         base_training={**TRAINING, "learning_rate": 1e-5},
         training={**TRAINING, "learning_rate": 5e-6},

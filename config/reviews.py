@@ -57,6 +57,7 @@ def py() -> None:
         task_type="sequence_classification",
         start={"model": local_model(model)},
         base=reviews(data, ["imdb"], size),
+        base_task="imdb",
         tasks={
             "yelp": reviews(data, ["yelp"], size),
             "sst2": reviews(data, ["sst2"], size),

@@ -1,7 +1,7 @@
 """The steps of a table, connected: what its rows share is written once."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -42,7 +42,9 @@ class Experiment:
     start: Mapping[str, Any]
     """Where the base model starts: ``{"model": folder}`` or ``{"architecture": {...}}``."""
     base: Splits
-    """Data of theta_0; its test part is not used."""
+    """Data of theta_0."""
+    base_task: str | None = None
+    """Name of theta_0's own task: its test set is a column of the table, too. None: it is not looked at."""
     tasks: Mapping[str, Splits]
     """Data of each task."""
     base_training: Mapping[str, Any]
@@ -110,10 +112,12 @@ class Experiment:
 
     def references(self, seed: int) -> list[Row]:
         """Rows of what merging is compared with: the base, each task's own model, and the multitask model."""
-        rows = [self._row("base", "base", self.base_model(seed), seed, self.tasks)]
+        rows = [self._row("base", "base", self.base_model(seed), seed)]
+        if self.base_task is not None:
+            rows.append(self._row("individual", "individual", self.base_model(seed), seed, self.base_task))
         for task in sorted(self.tasks):
-            rows.append(self._row("individual", "individual", self.task_model(task, seed), seed, [task]))
-        rows.append(self._row("multitask", "multitask", self.multitask_model(seed), seed, self.tasks))
+            rows.append(self._row("individual", "individual", self.task_model(task, seed), seed, task))
+        rows.append(self._row("multitask", "multitask", self.multitask_model(seed), seed))
         return rows
 
     def merged(
@@ -138,7 +142,7 @@ class Experiment:
         factor = options.get("scaling_factor")
         alias = re.sub(r"[^\w.-]+", "_", label, flags=re.ASCII) + ("" if factor is None else f"_{factor}")
         model = self.merged_model(method, options, seed, estimator=estimator, alias=alias)
-        return {**self._row(label, "merged", model, seed, self.tasks), "scaling_factor": factor}
+        return {**self._row(label, "merged", model, seed), "scaling_factor": factor}
 
     def report(self, rows: Sequence[Row], output: str, options: Mapping[str, Any]) -> None:
         """Make a table of rows; its files appear as ``output/<output>/``."""
@@ -158,11 +162,15 @@ class Experiment:
         )
         return self._finish(job, "train", f"train/{alias}_seed{seed}").out_model
 
-    def _row(self, label: str, kind: str, model: tk.Path, seed: int, tasks: Iterable[str]) -> Row:
+    def _row(self, label: str, kind: str, model: tk.Path, seed: int, task: str | None = None) -> Row:
+        """One evaluation, on all test sets or on that of one task."""
+        tests = {name: splits.test for name, splits in self.tasks.items()}
+        if self.base_task is not None:
+            tests[self.base_task] = self.base.test
         job = EvaluateJob(
             task_type=self.task_type,
             model=model,
-            data={task: self.tasks[task].test for task in tasks},
+            data=tests if task is None else {task: tests[task]},
             options=self.evaluation,
         )
         self._request(job, "evaluate")
