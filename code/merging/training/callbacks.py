@@ -109,7 +109,7 @@ def last_checkpoint(work: Path) -> Path | None:
         if (folder / _WHOLE).exists():
             whole.append(folder)
         else:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # each process of a distributed training does it
     return max(whole, key=lambda folder: int(folder.name.removeprefix(_CHECKPOINT)), default=None)
 
 

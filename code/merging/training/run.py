@@ -143,6 +143,9 @@ def train(
                 ),
             ],
         )
+        # A classifier takes extra arguments but ignores the Trainer's count of items: its loss is a mean.
+        # Unless told, the Trainer would neither divide it by the accumulated batches nor average it over devices.
+        trainer.model_accepts_loss_kwargs = False
         trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
         checkpoint = last_checkpoint(work)
         with models.quiet():
@@ -226,7 +229,7 @@ def _arguments(
         adam_epsilon=options.adam_epsilon,
         max_grad_norm=options.max_grad_norm,
         bf16=options.precision == "bf16",
-        use_cpu=options.precision == "bf16" and not torch.cuda.is_available(),
+        use_cpu=not torch.accelerator.is_available(),
         fp16=options.precision == "fp16",
         eval_strategy="epoch" if evaluate else "no",
         save_strategy="steps",

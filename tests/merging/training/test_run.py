@@ -124,6 +124,15 @@ def test_equal_seeds_give_equal_bits_and_touch_no_generator(train_text: Train) -
     assert not same(first, train_text("third", seed=1))
 
 
+def test_accumulated_batches_are_one_large_batch(train_text: Train) -> None:
+    """Clipping makes the scale of the gradient matter, which AdamW alone would hide."""
+    options = {"dropout": 0.0, "max_grad_norm": 0.01, "adam_epsilon": 0.01}
+    large = weights(train_text("large", {**options, "batch_size": 8}))
+    small = weights(train_text("small", {**options, "batch_size": 2, "gradient_accumulation_steps": 4}))
+    for name, tensor in large.items():
+        torch.testing.assert_close(small[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_the_batch_size_counts_accumulated_batches_apart(train_text: Train) -> None:
     out = train_text("model", {"batch_size": 4, "gradient_accumulation_steps": 3})
     assert json.loads((out / "training.json").read_text())["num_steps"] == 4  # 24 / (4 * 3) steps an epoch
@@ -291,6 +300,39 @@ def test_bad_input_is_refused_before_anything_is_made(
     with pytest.raises(OptionError, match=message):
         train_text("model", **arguments)
     assert not (tmp_path / "model").exists()
+
+
+def test_two_processes_share_the_steps_of_one_training(
+    tmp_path: Path, reviews: Path, tiny_language_model: Path, train_text: Train
+) -> None:
+    arguments = {
+        "task_type": "sequence_classification",
+        "model": str(tiny_language_model),
+        "architecture": None,
+        "data": {"data": str(reviews), "split": "train"},
+        "validation": {"data": str(reviews), "split": "validation"},
+        "options": OPTIONS,
+        "seed": 0,
+        "out": str(tmp_path / "two"),
+        "work": str(tmp_path / "two_work"),
+    }
+    script = tmp_path / "script.py"
+    script.write_text(f"from merging.training.run import train\ntrain(**{arguments!r})\n")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "two" / "training.json").read_text())
+    assert record["num_steps"] == 6  # 24 examples, 8 in a step, 2 epochs: as with one process
+    alone = json.loads((train_text("one") / "training.json").read_text())
+    assert record["best"]["eval_loss"] == pytest.approx(alone["best"]["eval_loss"], abs=0.1)
+    assert [entry["step"] for entry in lines(tmp_path / "two_work" / "progress.jsonl")] == list(range(1, 7))
 
 
 def test_a_batch_is_shared_by_all_processes(train_text: Train, monkeypatch: pytest.MonkeyPatch) -> None:
