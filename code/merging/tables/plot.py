@@ -28,8 +28,9 @@ def draw(table: Table, file: Path) -> None:
     axes = figure.add_subplot()
     swept = [line for line in table.lines if line.scaling_factor is not None]
     labels = list(dict.fromkeys(line.label for line in swept))
+    opacity = 0.15 if len(labels) <= 3 else 0.05  # many bands on top of each other hide the lines
     for label, colour, marker in zip(labels, cycle(COLOURS), cycle(MARKERS)):
-        _draw_sweep(axes, [line for line in swept if line.label == label], colour, marker)
+        _draw_sweep(axes, [line for line in swept if line.label == label], colour, marker, opacity)
     colours = cycle(COLOURS[len(labels) :] or COLOURS)
     for line in table.lines:
         if line.scaling_factor is None:
@@ -46,11 +47,11 @@ def draw(table: Table, file: Path) -> None:
     figure.savefig(file, metadata={"Software": None})
 
 
-def _draw_sweep(axes: Axes, lines: list[Line], colour: str, marker: str) -> None:
+def _draw_sweep(axes: Axes, lines: list[Line], colour: str, marker: str, opacity: float) -> None:
     lines = sorted(lines, key=lambda line: line.scaling_factor or 0.0)
     factors = [line.scaling_factor or 0.0 for line in lines]
     low, high = ([100 * getattr(line.macro, side) for line in lines] for side in ("low", "high"))
-    axes.fill_between(factors, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.fill_between(factors, low, high, color=colour, alpha=opacity, linewidth=0)
     if len(lines) == 1:  # a band of no width is invisible
         axes.vlines(factors, low, high, color=colour, alpha=0.4)
     values = [100 * line.macro.value for line in lines]
