@@ -28,7 +28,8 @@ def parse(options_class: type[T], options: Mapping[str, Any], *, owner: str) -> 
             raise OptionError(f"{owner}: {unknown('option', key, fields)}")
         if not _fits(value, hints[key]):
             raise OptionError(
-                f"{owner}: {key} must be {_type_text(hints[key])}, got {value!r} of type {type(value).__name__}."
+                f"{owner}: {key} must be {_type_text(hints[key])}, "
+                f"got {value!r} of type {type(value).__name__}."
                 + (f" Write {float(value)!r}." if type(value) is int and _fits(1.0, hints[key]) else "")
             )
     missing = [
