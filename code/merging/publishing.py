@@ -41,7 +41,7 @@ def published_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.rename(out)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise DiskSpaceError(
                 f"no room left on the disk of {out}. What stood there is untouched; "
                 "free some space and run again."
@@ -49,8 +49,8 @@ def published_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def _is_disk_full(error: BaseException) -> bool:
-    """Libraries in Rust raise errors of their own, whose text ends in the number of the system's error."""
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says so; libraries in Rust have their own, whose text ends in the system's number."""
     return getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)
 
 

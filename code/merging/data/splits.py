@@ -155,7 +155,7 @@ def describe(dataset: Any) -> list[dict[str, Any]]:
     return described
 
 
-def permutation(labels: Sequence[int] | None, size: int, seed: int) -> np.ndarray:
+def permutation(labels: Sequence[int] | np.ndarray | None, size: int, seed: int) -> np.ndarray:
     """Return a stratified random order: every prefix holds each label in its share, to about one example.
 
     Example j (in random order) of the n with its label is placed at (j + 1/2) / n; sorting by these points,
@@ -194,7 +194,7 @@ def _parts(item: Mapping[str, Any]) -> Iterator[tuple[str, datasets.Dataset, np.
         whole = datasets.load_from_disk(str(folder / part.name))
         order = np.arange(len(whole))
         if (seed := item.get("shuffle_seed", 0)) is not None:
-            labels = whole["label"][:] if "label" in whole.column_names else None
+            labels = whole.with_format("numpy")["label"][:] if "label" in whole.column_names else None
             order = permutation(labels, len(whole), seed)
         rows = order[part.rows(len(whole))]
         if not len(rows):

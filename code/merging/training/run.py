@@ -21,17 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import torch
 import transformers
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from merging import models, tasks
+from merging.checkpoints import check_disk_space
 from merging.data import encoded, splits
-from merging.errors import DataError, OptionError
+from merging.errors import DataError, DiskSpaceError, OptionError
 from merging.evaluation import metrics
 from merging.options import check_seed, parse
-from merging.publishing import published_folder
+from merging.publishing import is_disk_full, published_folder
 from merging.tasks import TaskType
 from merging.training.callbacks import BestEpoch, Guard, Progress, WholeCheckpoints, last_checkpoint
 from merging.training.options import TrainingOptions
@@ -118,6 +120,7 @@ def train(
             dropout=parsed.dropout,
             seed=seed,
         )
+        _check_space(work, Path(out), network.num_parameters(), len(train_rows), parsed, checkpoint_steps)
         arguments = _arguments(parsed, seed, work, checkpoint_steps, evaluate=validation is not None)
         best = BestEpoch(
             work,
@@ -144,11 +147,12 @@ def train(
             ],
         )
         # A classifier takes extra arguments but ignores the Trainer's count of items: its loss is a mean.
-        # Unless told, the Trainer would neither divide it by the accumulated batches nor average it over devices.
+        # Unless told, the Trainer would neither divide it by the accumulated batches nor average it over
+        # devices.
         trainer.model_accepts_loss_kwargs = False
         trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
         checkpoint = last_checkpoint(work)
-        with models.quiet():
+        with models.quiet(), _disk_full_explained(work):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if not trainer.is_world_process_zero():
         return
@@ -247,6 +251,39 @@ def _arguments(
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for accelerate launch, not for DataParallel
     return arguments
+
+
+def _check_space(
+    work: Path, out: Path, num_parameters: int, num_rows: int, options: TrainingOptions, checkpoint_steps: int
+) -> None:
+    """Refuse to start what cannot be finished.
+
+    In float32: the weights of the output, those of the best epoch (twice while the next replaces them), and up
+    to three checkpoints of weights and two moments.
+
+    Raises:
+        DiskSpaceError: there is less room than that.
+    """
+    per_epoch = -(-num_rows // (options.batch_size * options.gradient_accumulation_steps))
+    num_steps = options.max_steps or per_epoch * (options.num_epochs or 1)
+    num_checkpoints = min(3, num_steps // checkpoint_steps)
+    weights_bytes = 4 * num_parameters
+    out.resolve().parent.mkdir(parents=True, exist_ok=True)
+    check_disk_space(out.resolve().parent, weights_bytes)
+    check_disk_space(work, weights_bytes * (2 + 3 * num_checkpoints))
+
+
+@contextlib.contextmanager
+def _disk_full_explained(work: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        if is_disk_full(error):
+            raise DiskSpaceError(
+                f"no room left for checkpoints in {work}. The last whole one is kept: "
+                "free some space and start the training again, it goes on from there."
+            ) from error
+        raise
 
 
 def _main_metric(

@@ -3,18 +3,21 @@
 import csv
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from merging import tasks
-from merging.errors import CheckpointError, DataError, DivergenceError, OptionError
+from merging.errors import CheckpointError, DataError, DiskSpaceError, DivergenceError, OptionError
+from merging.training import run
 from merging.training.run import train
 from safetensors.torch import load_file
 
@@ -26,7 +29,7 @@ Train = Callable[..., Path]
 def train_text(tmp_path: Path, reviews: Path, tiny_language_model: Path) -> Train:
     """``train_text(name, options)`` trains on the tiny reviews and returns the model folder."""
 
-    def run(name: str, options: dict[str, Any] | None = None, **arguments: Any) -> Path:
+    def start(name: str, options: dict[str, Any] | None = None, **arguments: Any) -> Path:
         defaults: dict[str, Any] = {
             "task_type": "sequence_classification",
             "model": tiny_language_model,
@@ -40,7 +43,7 @@ def train_text(tmp_path: Path, reviews: Path, tiny_language_model: Path) -> Trai
         train(**{**defaults, **arguments}, options={**OPTIONS, **(options or {})}, out=out)
         return out
 
-    return run
+    return start
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -253,6 +256,35 @@ def test_a_diverging_training_says_so(train_text: Train, tmp_path: Path) -> None
     with pytest.raises(DivergenceError, match=r"diverged: .* is (nan|inf) at step \d+\. Lower the learning"):
         train_text("model", {"learning_rate": 1e30, "max_grad_norm": 0.0})
     assert not (tmp_path / "model").exists()
+
+
+def test_too_little_room_is_refused_before_the_first_step(
+    train_text: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(run, "Trainer", None)  # not even made
+    with pytest.raises(DiskSpaceError, match=r"needs .* GB, but only .* free"):
+        train_text("model")
+
+
+def test_a_disk_that_fills_up_is_explained_and_the_training_goes_on_later(
+    train_text: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = run.Trainer._save_checkpoint
+
+    def full(trainer: Any, *arguments: Any, **kwargs: Any) -> None:
+        if trainer.state.global_step == 4:
+            raise OSError(28, "No space left on device")
+        save(trainer, *arguments, **kwargs)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(DiskSpaceError, match="no room left for checkpoints"),
+    ):
+        patch.setattr(run.Trainer, "_save_checkpoint", full)
+        train_text("model", checkpoint_steps=2)
+    assert (tmp_path / "model_work" / "checkpoint-2").exists()
+    assert same(train_text("model", checkpoint_steps=2), train_text("undisturbed"))
 
 
 def test_no_training_set_may_be_empty(train_text: Train, reviews: Path) -> None:
