@@ -258,8 +258,8 @@ def _check_space(
 ) -> None:
     """Refuse to start what cannot be finished.
 
-    In float32: the weights of the output, those of the best epoch (twice while the next replaces them), and up
-    to three checkpoints of weights and two moments.
+    In float32: the weights of the output, those of the best epoch (twice while the next replaces them), and
+    up to three checkpoints of weights and two moments.
 
     Raises:
         DiskSpaceError: there is less room than that.
