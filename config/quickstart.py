@@ -22,7 +22,7 @@ VIT = {  # 8x8 images in 16 patches; about 100,000 weights
     "num_attention_heads": 4,
     "intermediate_size": 96,
 }
-TRAINING = {"num_epochs": 10, "batch_size": 32, "warmup_steps": 20}
+TRAINING = {"batch_size": 32, "warmup_steps": 20}
 
 
 def digits(source: str) -> Splits:
@@ -38,8 +38,8 @@ def py() -> None:
         start={"architecture": VIT},
         base=digits("digits"),
         tasks={task: digits(f"digits_{task}") for task in TASKS},
-        base_training={**TRAINING, "num_epochs": 30, "learning_rate": 1e-3},
-        training={**TRAINING, "learning_rate": 5e-4},
+        base_training={**TRAINING, "num_epochs": 20, "learning_rate": 1e-3},
+        training={**TRAINING, "num_epochs": 6, "learning_rate": 5e-4},
         hessian={"batch_size": 64},
         evaluation={"batch_size": 128},
     )

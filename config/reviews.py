@@ -19,7 +19,8 @@ AMAZON = ["books", "electronics", "health_personal_care", "music", "toys_games"]
 SCALING_FACTORS = [0.25, 0.5, 0.75, 1.0]
 COMPARED_FACTORS = [0.5, 1.0]
 ESTIMATORS = ["fisher_mc", "fisher_empirical", "fisher_exact"]
-DELTAS = [1e-12, 1e-9, 1e-6, 1e-3]
+MATCHING = {"delta_0": 1e-12}
+DELTAS = [1e-12, 1e-6, 1e-3, 1.0]
 TRAINING = {"num_epochs": 1, "batch_size": 16, "warmup_steps": 25, "max_tokens": 64}
 SIZES = {  # examples of each part of a task, and in each Hessian
     "full": {"seeds": [0, 1, 2], "train": 4000, "validation": 400, "test": 800, "hessian": 500},
@@ -69,32 +70,26 @@ def py() -> None:
         hessian={"max_examples": size["hessian"], "max_tokens": 64},
         evaluation={"max_tokens": 64},
     )
-    matching = "gradient_matching"
     table, by_estimator, by_delta = [], [], []
     for seed in size["seeds"]:
         table += experiment.references(seed)
         table += [experiment.merged(method, {}, seed) for method in ("average", "fisher")]
-        for method in ("task_arithmetic", matching):
-            table += [experiment.merged(method, {"scaling_factor": alpha}, seed) for alpha in SCALING_FACTORS]
-        for estimator in ESTIMATORS:
-            by_estimator.append(
-                experiment.merged("fisher", {}, seed, estimator=estimator, label=f"fisher, {estimator}")
-            )
+        for method, options in (("task_arithmetic", {}), ("gradient_matching", MATCHING)):
+            for alpha in SCALING_FACTORS:
+                table.append(experiment.merged(method, {**options, "scaling_factor": alpha}, seed))
         for alpha in COMPARED_FACTORS:
-            arithmetic = experiment.merged("task_arithmetic", {"scaling_factor": alpha}, seed)
-            by_estimator.append(arithmetic)
-            by_delta.append(arithmetic)
+            by_estimator.append(experiment.merged("task_arithmetic", {"scaling_factor": alpha}, seed))
             for estimator in ESTIMATORS:
-                options = {"scaling_factor": alpha}
+                options = {**MATCHING, "scaling_factor": alpha}
                 label = f"gradient matching, {estimator}"
                 by_estimator.append(
-                    experiment.merged(matching, options, seed, estimator=estimator, label=label)
+                    experiment.merged("gradient_matching", options, seed, estimator=estimator, label=label)
                 )
-            for delta_0 in DELTAS:
-                options = {"scaling_factor": alpha, "delta_0": delta_0}
-                by_delta.append(
-                    experiment.merged(matching, options, seed, label=f"gradient matching, δ₀ = {delta_0}")
-                )
+        by_delta.append(experiment.merged("task_arithmetic", {"scaling_factor": 1.0}, seed))
+        for delta_0 in DELTAS:
+            options = {"delta_0": delta_0, "scaling_factor": 1.0}
+            label = f"gradient matching, δ₀ = {delta_0}"
+            by_delta.append(experiment.merged("gradient_matching", options, seed, label=label))
     experiment.report(table, "reviews", {"title": "MiniLM on reviews", "label": "reviews"})
     experiment.report(
         by_estimator,
