@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import sisyphus.global_settings as gs
 from sisyphus import overview
@@ -66,20 +66,21 @@ class PlainDisplay:
     def _say_what_runs(self, now: float) -> None:
         logging.info("%s", self._counts)
         for job, since in self._running_since.items():
-            line = overview.describe(job, state=gs.STATE_RUNNING)
-            logging.info("running: %s for %s", line, overview.duration(now - since))
+            progress = overview.progress_text(job)
+            name = overview.short_name(job) + (f" {{{progress}}}" if progress else "")
+            logging.info("running: %s for %s", name, overview.duration(now - since))
 
     def started(self, job: Job) -> None:
         """One line."""
-        logging.info("Started  %s", overview.describe(job))
+        logging.info("Started  %s", overview.short_name(job))
 
     def finished(self, job: Job, seconds: float) -> None:
         """One line, with the time it took."""
-        logging.info("Finished %s in %s", overview.describe(job), overview.duration(seconds))
+        logging.info("Finished %s in %s", overview.short_name(job), overview.duration(seconds))
 
     def failed(self, job: Job, state: str, why: Iterable[str]) -> None:
         """One line, the place in the config, the end of the log."""
-        logging.error("%s", "\n".join([f"{state}: {overview.describe(job)}", *why]))
+        logging.error("%s", "\n".join([f"{state}: {overview.short_name(job)}", *why]))
 
     def close(self) -> None:
         """Nothing to put away."""
@@ -93,8 +94,9 @@ class LiveDisplay(PlainDisplay):
         from rich.live import Live
 
         super().__init__()
+        self._console = Console(stderr=True)
         self._live = Live(
-            get_renderable=self._render, console=Console(stderr=True), refresh_per_second=2, transient=True
+            get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True
         )
         self._live.start()
         self._streams = [
@@ -102,6 +104,11 @@ class LiveDisplay(PlainDisplay):
             for handler in logging.getLogger().handlers
             if isinstance(handler, logging.StreamHandler)
         ]
+
+    def show(self, states: overview.States, num_finished: int) -> None:
+        """Counts and progress, now: lines that follow would show the old ones below them."""
+        super().show(states, num_finished)
+        self._live.refresh()
 
     def _say_what_runs(self, now: float) -> None:
         """Nothing: it is seen below."""
@@ -118,31 +125,41 @@ class LiveDisplay(PlainDisplay):
         from rich.console import Group
         from rich.text import Text
 
+        running = list(self._running_since.items())
+        room = max(1, self._console.height - _OTHER_ROWS)
+        counts = self._counts or "looking at the jobs"
+        if len(running) > room:
+            counts += f"   {len(running) - room} running jobs more than fit here"
         elapsed = overview.duration(time.monotonic() - self._began)
-        return Group(self._running_table(), Text(f"{self._counts}   {elapsed}", style="bold"))
-
-    def _running_table(self) -> Table:
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, 2))
-        for job, since in list(self._running_since.items()):
-            elapsed = overview.duration(time.monotonic() - since)
-            table.add_row(_short_name(job), _bar(job), elapsed, overview.info_text(job))
-        return table
+        return Group(_running_table(running[:room]), Text(f"{counts}   {elapsed}", style="bold"))
 
 
-def _short_name(job: Any) -> str:
-    """Alias or id of a job: what fits into a column."""
-    return str(job.get_vis_name() or job.get_one_alias() or job._sis_id())
+_OTHER_ROWS = 4
+"""Rows of a terminal that stay free of running jobs: the counts, and a few lines of the log."""
 
 
-def _bar(job: Job) -> RenderableType:
+def _running_table(running: Iterable[tuple[Job, float]]) -> Table:
+    """One row for each running job: name, how far it is, for how long it runs, what it says."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for _ in range(5):
+        table.add_column(no_wrap=True, overflow="ellipsis")
+    for job, since in running:
+        elapsed = overview.duration(time.monotonic() - since)
+        bar, percent = _progress(job)
+        table.add_row(Text(overview.short_name(job)), bar, percent, elapsed, Text(overview.info_text(job)))
+    return table
+
+
+def _progress(job: Job) -> tuple[RenderableType, str]:
     from rich.progress_bar import ProgressBar
 
     fraction = overview.fraction_done(job)
     if fraction is None:
-        return ""
-    return ProgressBar(total=1.0, completed=fraction, width=20)
+        return "", ""
+    return ProgressBar(total=1.0, completed=fraction, width=20), f"{fraction:.0%}"
 
 
 def make_display() -> Display:

@@ -72,5 +72,5 @@ def _state_or_nothing(item: Any) -> Any:
     """The state of an object; None where it cannot be read, because then no path can hide in it."""
     try:
         return get_object_state(item)
-    except (AssertionError, NotImplementedError):
+    except (AssertionError, NotImplementedError, TypeError):
         return None

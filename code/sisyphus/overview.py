@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -51,6 +52,19 @@ FAILED = (
 _ONLY_VERBOSE = (gs.STATE_INPUT_PATH, gs.STATE_FINISHED, gs.STATE_WAITING)
 _WARNINGS = (gs.STATE_INTERRUPTED_RESUMABLE, gs.STATE_UNKNOWN)
 _TAIL_BYTES = 1 << 16
+_LONGEST_LINE = 500
+"""Letters of a log line that are worth showing; the end of a traceback is what counts, and it is short."""
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Colours, carriage returns and what else would do something to a terminal."""
+
+HOW_TO_RETRY = {
+    gs.STATE_ERROR: "repaired? start the manager with -co, which runs jobs in error again",
+    gs.STATE_INTERRUPTED_NOT_RESUMABLE: "start the manager with -cio, which runs interrupted jobs again",
+    gs.STATE_RETRY_ERROR: "repaired? remove submit_log.* in the job's directory, and start the manager again",
+    gs.STATE_QUEUE_ERROR: "ask for less, or let the engine give more; then start the manager again",
+}
+"""What a person can do, by state."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,13 @@ def describe(item: Any, *, state: str = "", verbose: bool = False) -> str:
     return " ".join(parts)
 
 
+def short_name(job: Any) -> str:
+    """Alias or id of a job, and its display name: what a line of a log has room for."""
+    name = str(job.get_one_alias() or job._sis_id())
+    vis_name = job.get_vis_name() if gs.SHOW_VIS_NAME_IN_MANAGER else None
+    return name if vis_name is None else f"{name} [{vis_name}]"
+
+
 def _targets(job: Job, verbose: bool) -> list[str]:
     """The targets that need a job; unless verbose, as many as the settings say, and a count."""
     names = sorted(job._sis_needed_for_which_targets or ())
@@ -170,13 +191,18 @@ def _answer(question: Callable[[], Any]) -> Any:
 def failure(job: Job, engine: EngineBase) -> list[str]:
     """Lines that say why a job failed: the config line that made it, the end of the logs of failed tasks."""
     why = [f"    made at {job._sis_created_at}"] if job._sis_created_at else []
-    for task, task_id in _failed_tasks(job, engine)[: gs.PRINT_ERROR_TASKS]:
-        log = task.path(gs.ENGINE_LOG, task_id)
+    for log in failed_logs(job, engine)[: gs.PRINT_ERROR_TASKS]:
         tail = last_lines(log, gs.PRINT_ERROR_LINES)
         if tail:
-            why.append(f"    end of {os.path.relpath(log)}:")
+            why.append(f"    end of {log}:")
             why += [f"    | {text}" for text in tail]
     return why
+
+
+def failed_logs(job: Job, engine: EngineBase) -> list[str]:
+    """The logs of the failed tasks of a job, relative to the project, as far as there are any."""
+    paths = (task.path(gs.ENGINE_LOG, task_id) for task, task_id in _failed_tasks(job, engine))
+    return [os.path.relpath(path) for path in paths if Path(path).exists()]
 
 
 def _failed_tasks(job: Job, engine: EngineBase) -> list[tuple[Any, int]]:
@@ -197,7 +223,14 @@ def last_lines(path: str, number: int) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [line.rstrip() for line in text.splitlines()[-number:]] if number > 0 else []
+    lines = text.removesuffix("\n").split("\n") if text and number > 0 else []
+    return [_showable(line) for line in lines[-number:]]
+
+
+def _showable(line: str) -> str:
+    """A line of a log without what would disturb a terminal; of a progress bar, its last state."""
+    text = _CONTROL.sub(" ", line.rstrip().rpartition("\r")[2]).rstrip()
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."
 
 
 def used_seconds(job: Job) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +23,13 @@ from sisyphus.targets import OutputPath, OutputReport, OutputTarget
 
 if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase
+    from sisyphus.job import Job
 
 _SLOW_S = 5.0
 """Loading that takes longer is worth a line."""
 
-_MOST_OUTPUTS_SHOWN = 100
+_MOST_OUTPUTS_SHOWN = 12
+"""More outputs of one folder share a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ class _Session:
 
     def _finish(self) -> int:
         summary = self.manager.summarize(time.monotonic() - self._began)
-        _print_summary(summary)
+        _print_summary(summary, self.engine)
         return summary.exit_code
 
     def _clear_failed(self) -> None:
@@ -183,7 +185,7 @@ class _Session:
         )
 
 
-def _print_summary(summary: Summary) -> None:
+def _print_summary(summary: Summary, engine: EngineBase) -> None:
     """Say what was done, what failed, and where the outputs are."""
     logging.info(
         "%d jobs ran, %d were cached%s%s, %s",
@@ -195,13 +197,37 @@ def _print_summary(summary: Summary) -> None:
     )
     for path in summary.missing:
         logging.error("Input is missing: %s", path)
-    for job, state in sorted(summary.failed.items(), key=lambda item: str(item[0])):
-        logging.error("%s: %s", state, overview.describe(job))
-    outputs = sorted(link for target in graph.targets for link in _places(target))
-    for place in outputs[:_MOST_OUTPUTS_SHOWN]:
-        logging.info("Output %s", place if Path(place).exists() else f"{place}: not computed")
-    if len(outputs) > _MOST_OUTPUTS_SHOWN:
-        logging.info("... and %d more in %s", len(outputs) - _MOST_OUTPUTS_SHOWN, gs.OUTPUT_DIR)
+    for job, state in sorted(summary.failed.items()):
+        logging.error("%s: %s", state, "\n    ".join([overview.short_name(job), *_where(job, engine)]))
+    for state in sorted(set(summary.failed.values())):
+        if state in overview.HOW_TO_RETRY:
+            logging.error("%s: %s", state, overview.HOW_TO_RETRY[state])
+    outputs = sorted({link for target in graph.targets for link in _places(target)})
+    there = [place for place in outputs if Path(place).exists()]
+    _print_outputs("Output", there)
+    _print_outputs("Not computed:", [place for place in outputs if place not in there])
+
+
+def _where(job: Job, engine: EngineBase) -> Iterator[str]:
+    """Where a failed job was made, and where it says why it failed."""
+    if job._sis_created_at:
+        yield f"made at {job._sis_created_at}"
+    for log in overview.failed_logs(job, engine)[:1]:
+        yield f"log: {log}"
+
+
+def _print_outputs(title: str, places: Collection[str]) -> None:
+    """One line for each output, and for the many in one folder a single one."""
+    folders: dict[str, list[str]] = {}
+    for place in places:
+        folder, name = os.path.split(place)
+        folders.setdefault(folder, []).append(name)
+    for folder, names in folders.items():
+        if len(names) <= _MOST_OUTPUTS_SHOWN:
+            for name in names:
+                logging.info("%s %s", title, os.path.join(folder, name))
+        else:
+            logging.info("%s %s/: %s, ... (%d)", title, folder, ", ".join(names[:3]), len(names))
 
 
 def _places(target: OutputTarget) -> list[str]:

@@ -99,8 +99,11 @@ def run(call: Call) -> int:
         return interruption.exit_code
     except Exception as error:  # noqa: BLE001 - whatever a recipe raises is reported and marked
         _report_failure(error)
-        files.error.touch()
-        return EXIT_ERROR
+    except SystemExit as end:  # no way to end a task: nobody would see that the rest of it did not run
+        _report_failure(end)
+        logging.error("The task called sys.exit(%s). To end it early, return; to fail, raise.", end.code)
+    files.error.touch()
+    return EXIT_ERROR
 
 
 def _load(call: Call) -> tuple[Job, Task]:
@@ -275,7 +278,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-def _report_failure(error: Exception) -> None:
+def _report_failure(error: BaseException) -> None:
     """Log the traceback, from the first line of the recipe on."""
     logging.error("Job failed, traceback:")
     recipe = error.__traceback__

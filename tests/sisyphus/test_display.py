@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from sisyphus import display, overview
+from sisyphus import display, overview, session
 
 PROGRESS = """
 class Works(Job):
@@ -65,6 +65,7 @@ def test_a_terminal_shows_what_runs_with_its_progress(project, wait_for):
     seen = run_on_terminal(project, wait_for)
     assert "jobs/Works" in seen
     assert "finished(0) running(1)" in seen
+    assert "42%" in seen
     assert "━" in seen  # the bar
     assert "\x1b[32m" in seen or "\x1b[0;32m" in seen  # green: information
     assert "1 jobs ran, 0 were cached" in seen
@@ -79,6 +80,9 @@ class FakeJob:
 
     def get_vis_name(self):
         return "shown"
+
+    def get_one_alias(self):
+        return "exp/alias"
 
     def info(self):
         raise RuntimeError("not ready")
@@ -113,7 +117,20 @@ def test_a_silent_log_tells_now_and_then_what_runs(monkeypatch, caplog):
         clock[0] += 1
     assert [moment for moment, _ in spoken] == [115.0, 145.0]
     assert spoken[0][1][0] == "finished(7) running(1) waiting(2)"
-    assert "for 15 s" in spoken[0][1][1]
+    assert spoken[0][1][1] == "running: exp/alias [shown] {100%} for 15 s"
+
+
+def test_lines_of_the_log_are_short(caplog):
+    caplog.set_level(logging.INFO)
+    plain = display.PlainDisplay()
+    plain.started(FakeJob())
+    plain.finished(FakeJob(), 121.0)
+    plain.failed(FakeJob(), "error", ["    why"])
+    assert caplog.messages == [
+        "Started  exp/alias [shown]",
+        "Finished exp/alias [shown] in 2:01 min",
+        "error: exp/alias [shown]\n    why",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,9 +146,34 @@ def test_last_lines_of_a_large_log(tmp_path):
     log.write_bytes(b"\xff first\n" + b"x" * 100_000 + b"\nlast but one\nlast \n")
     assert overview.last_lines(str(log), 2) == ["last but one", "last"]
     assert overview.last_lines(str(log), 0) == []
+    log.write_bytes(b"no newline at the end")
+    assert overview.last_lines(str(log), 5) == ["no newline at the end"]
+    log.write_bytes(b"")
+    assert overview.last_lines(str(log), 5) == []
     assert overview.last_lines(str(tmp_path / "none"), 5) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (b"\x1b[31mred\x1b[0m\tand \x00 nul", " red \tand   nul"),
+        (b" 10%|#\r 50%|##\r100%|###", "100%|###"),
+        (b"caf\xe9", "caf\ufffd"),
+        (b"y" * 600, "y" * 500 + " ..."),
+    ],
+)
+def test_excerpts_of_logs_leave_the_terminal_as_it_is(tmp_path, written, shown):
+    log = tmp_path / "log"
+    log.write_bytes(written + b"\n")
+    assert overview.last_lines(str(log), 1) == [shown]
 
 
 def test_counts_are_alphabetical_and_without_inputs():
     states = {"waiting": {1, 2, 3}, "error": {4}, "input_path": {"/x"}, "running": set()}
     assert overview.counts_text(states) == "error(1) waiting(3)"
+
+
+def test_many_outputs_of_one_folder_share_a_line(caplog):
+    caplog.set_level(logging.INFO)
+    session._print_outputs("Output", ["output/a", *(f"output/table/{n:02d}" for n in range(13))])
+    assert caplog.messages == ["Output output/a", "Output output/table/: 00, 01, 02, ... (13)"]

@@ -18,7 +18,7 @@ class Various(Job):
         self.out = self.output_var("out")
 
     def tasks(self):
-        for name in ("good", "bad", "hungry", "patient", "facts"):
+        for name in ("good", "bad", "leaves", "hungry", "patient", "facts"):
             yield Task(name, resume="again")
         yield Task("endless", continuable=True)
 
@@ -30,6 +30,9 @@ class Various(Job):
 
     def bad(self):
         raise ValueError("the reason")
+
+    def leaves(self):
+        sys.exit("no more ideas")
 
     def hungry(self):
         self.sh("kill -9 $$")
@@ -146,6 +149,14 @@ def test_what_tasks_can_ask(project, folder):
     assert "worker True manager False" in out
     assert "hosts True" in out
     assert "modules []" in out  # a worker imports no more than its task
+
+
+def test_leaving_the_program_is_no_way_to_end_a_task(project, folder):
+    done = project.sis("worker", folder, "leaves")
+    assert done.returncode == 1
+    assert 'sys.exit("no more ideas")' in done.stderr  # the line of the recipe
+    assert "The task called sys.exit(no more ideas). To end it early, return; to fail, raise." in done.stderr
+    assert "error.leaves.1" in files(project, folder)
 
 
 def test_continuable_tasks_are_never_finished(project, folder):
