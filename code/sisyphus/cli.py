@@ -243,13 +243,16 @@ def _worker(args: argparse.Namespace) -> int:
 
 def _show_traceback(error: Exception) -> None:
     """Show where an error comes from; for a person, with the values of variables."""
+    package = str(Path(__file__).parent)
     if not (gs.USE_VERBOSE_TRACEBACK and sys.stderr.isatty()):
-        traceback.print_exception(error)
+        outside = error.__traceback__
+        while outside is not None and outside.tb_frame.f_code.co_filename.startswith(package + os.sep):
+            outside = outside.tb_next
+        traceback.print_exception(type(error), error, outside or error.__traceback__)
         return
     from rich.console import Console
     from rich.traceback import Traceback
 
-    package = str(Path(__file__).parent)
     shown = Traceback.from_exception(
         type(error), error, error.__traceback__, show_locals=True, suppress=[package]
     )

@@ -5,6 +5,9 @@
     SisyphusError
     ├── VariableNotSet      a Variable was read before its job wrote it
     ├── ConfigError         a config argument, module or function that cannot be loaded
+    │   ├── NoConfigError       none was named, and there is no default (also an AssertionError)
+    │   └── NoFunctionError     the module lacks the function (also an AttributeError)
+    ├── OptionError         options of the command line that contradict each other (also an AssertionError)
     ├── JobDirError         a job folder that cannot be read or set up
     ├── BlockedWorkflow     a script asked for results that can no longer be computed
     ├── EngineError         an engine that is set up wrongly, or cannot do what is asked
@@ -26,6 +29,18 @@ class VariableNotSet(SisyphusError):
 
 class ConfigError(SisyphusError):
     """A config could not be found, parsed or called."""
+
+
+class NoConfigError(ConfigError, AssertionError):
+    """No config was named, and there is none by default."""
+
+
+class NoFunctionError(ConfigError, AttributeError):
+    """The module of a config lacks the function that was named."""
+
+
+class OptionError(SisyphusError, AssertionError):
+    """Options of the command line contradict each other."""
 
 
 class JobDirError(SisyphusError):

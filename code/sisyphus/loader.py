@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sisyphus import global_settings as gs
 from sisyphus import origin
 from sisyphus.block import set_root_block
-from sisyphus.errors import ConfigError
+from sisyphus.errors import ConfigError, NoConfigError, NoFunctionError
 
 if TYPE_CHECKING:
     import asyncio
@@ -123,13 +123,13 @@ def default_config() -> str:
     """Return the config that is loaded if none is named.
 
     Raises:
-        AssertionError: if there is none.
+        NoConfigError: if there is none.
     """
     if os.path.isfile(gs.CONFIG_FILE_DEFAULT):
         return gs.CONFIG_FILE_DEFAULT
     if os.path.isdir(gs.CONFIG_PREFIX):
         return gs.CONFIG_FUNCTION_DEFAULT
-    raise AssertionError(
+    raise NoConfigError(
         f"no config: neither the file {gs.CONFIG_FILE_DEFAULT} nor the directory {gs.CONFIG_PREFIX} exists "
         "in "
         f"{gs.BASE_DIR}. Name a config, e.g. 'config/exp.py'."
@@ -151,7 +151,7 @@ class ConfigManager:
 
         Raises:
             ConfigError: if an argument is no config.
-            AttributeError: if a module lacks the function.
+            NoFunctionError: if a module lacks the function.
         """
         arguments = [arguments] if isinstance(arguments, str) else list(arguments or ())
         for argument in arguments or [default_config()]:
@@ -165,7 +165,7 @@ class ConfigManager:
         module = self._import(argument, call.module)
         function = getattr(module, call.function, None)
         if function is None and call.function != _PYTHON_FILE:
-            raise AttributeError(
+            raise NoFunctionError(
                 f"config {argument!r}: module {call.module} ({module.__file__}) has no function "
                 f"{call.function!r}"
             )

@@ -14,6 +14,7 @@ import sisyphus.global_settings as gs
 from sisyphus import links, overview
 from sisyphus.display import make_display
 from sisyphus.engines import cached_engine
+from sisyphus.errors import OptionError
 from sisyphus.graph import graph
 from sisyphus.loader import config_manager
 from sisyphus.manager import Manager, Summary
@@ -52,11 +53,11 @@ def run(options: Options) -> int:
         missing.
 
     Raises:
-        AssertionError: flags that contradict each other.
+        OptionError: flags that contradict each other.
         ConfigError: a config that cannot be loaded.
     """
     if options.clear_errors_once and options.ignore_once:
-        raise AssertionError("-co clears jobs in error, -io ignores them: give one of the two.")
+        raise OptionError("-co clears jobs in error, -io ignores them: give one of the two.")
     if options.run and not _work_directory():
         return 1
     finished_results_cache.read_from_file()

@@ -102,7 +102,8 @@ def run(call: Call) -> int:
     except SystemExit as end:  # no way to end a task: nobody would see that the rest of it did not run
         _report_failure(end)
         logging.error("The task called sys.exit(%s). To end it early, return; to fail, raise.", end.code)
-    files.error.touch()
+    if files.error.parent.is_dir():  # else there is no job at all
+        files.error.touch()
     return EXIT_ERROR
 
 

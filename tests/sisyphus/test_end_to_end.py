@@ -477,10 +477,15 @@ def test_a_failing_config_is_a_failure(project):
     project.config("raise RuntimeError('in the config')")
     done = project.manager()
     assert done.returncode == 1
-    assert "RuntimeError: in the config" in done.stderr
+    traceback = done.stderr.partition("Traceback (most recent call last):\n")[2]
+    assert traceback.startswith(f'  File "{project.path}/config/exp.py", line 6, in py\n')  # not in our files
+    assert traceback.endswith("RuntimeError: in the config\n")
     missing = project.manager(config="config/nothing.py")
     assert missing.returncode == 1
-    assert project.sis("manager", "-r", "-co", "-io", "config/exp.py").returncode == 1
+    contradiction = project.sis("manager", "-r", "-co", "-io", "config/exp.py")
+    assert contradiction.returncode == 1
+    assert "-co clears jobs in error, -io ignores them: give one of the two." in contradiction.stderr
+    assert "Traceback" not in contradiction.stderr
 
 
 def test_a_missing_input_is_named(project):

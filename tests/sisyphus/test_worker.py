@@ -164,6 +164,13 @@ def test_continuable_tasks_are_never_finished(project, folder):
     assert "finished.endless.1" not in files(project, folder)
 
 
+def test_no_job_is_no_marker(project):
+    done = project.sis("worker", "work/nothing", "run")
+    assert done.returncode == 1
+    assert done.stderr.endswith("no job is saved in work/nothing: neither job.save nor finished.tar.gz\n")
+    assert not (project.path / "work/nothing").exists()
+
+
 def test_failures_before_the_task_are_marked_too(project, folder):
     project.write("recipe/jobs.py", "import no_such_module")
     done = project.sis("worker", folder, "good")
