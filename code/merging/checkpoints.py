@@ -210,7 +210,7 @@ def open_checkpoint(folder: str | os.PathLike[str], *, label: str) -> Checkpoint
     if not folder.is_dir():
         raise CheckpointError(
             f"{label}: {folder} is no folder. Pass a model folder; a Hub id has to be downloaded first "
-            "(DownloadModelJob)."
+            "(`merging download --model ID`, DownloadModelJob)."
         )
     if (folder / INDEX_NAME).is_file():
         return _open_shards(folder, label)
@@ -309,7 +309,7 @@ def write_checkpoint(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskSpaceError(
-            f"the disk of {folder} became full while writing {needed / 1e9:.2f} GB."
+            f"the disk of {folder} became full while writing {_size(needed)}. Free some space and run again."
         ) from error
     if len(shards) > 1:
         weight_map = {name: file for file, names in shards.items() for name in names}
@@ -331,9 +331,17 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise DiskSpaceError(
-            f"{folder} needs {needed_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free on its disk. "
+            f"{folder} needs {_size(needed_bytes)}, but only {_size(free)} are free on its disk. "
             "Free some space or choose another output folder."
         )
+
+
+def _size(num_bytes: int) -> str:
+    """E.g. "1.53 GB"."""
+    for unit, length in (("GB", 10**9), ("MB", 10**6)):
+        if num_bytes >= length:
+            return f"{num_bytes / length:.2f} {unit}"
+    return f"{num_bytes / 1000:.1f} kB"
 
 
 def _plan_shards(tensors: Mapping[str, TensorInfo], max_shard_bytes: int) -> dict[str, list[str]]:

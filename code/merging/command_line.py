@@ -79,7 +79,13 @@ def dataset(text: str) -> Any:
 
 
 def dataset_or_file(text: str) -> Any:
-    """Read what :func:`dataset` reads, or the path of a file."""
+    """Read what :func:`dataset` reads, or the path of a file.
+
+    Raises:
+        OptionError: neither, or there is no such file.
+    """
+    if not Path(text).is_file() and Path(text).suffix and ":" not in text:
+        raise OptionError(f"there is no file {text}. Give one, or FOLDER:SPLIT, e.g. data/imdb:test.")
     return text if Path(text).is_file() else dataset(text)
 
 

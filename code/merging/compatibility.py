@@ -28,7 +28,7 @@ def read_config(folder: Path, *, label: str) -> dict[str, Any]:
             "save_pretrained wrote."
         ) from error
     except ValueError as error:
-        raise CheckpointError(f"{label}: {path} is damaged: {error}.") from error
+        raise CheckpointError(f"{label}: {path} is damaged: {error}. Copy it again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{label}: {path} is damaged: it holds no object.")
     if "quantization_config" in config:
@@ -68,8 +68,8 @@ def check_labels(configs: Mapping[str, Mapping[str, Any]], *, heads: list[str]) 
         if len(names) != len(labels[first]) or (owner in named and names != named[first]):
             raise CheckpointError(
                 f"label sets differ: {first} has {labels[first]}, {owner} has {names}. Merging would mix the "
-                f"rows of the head. Train with the same label order, or pass exclude=[{pattern!r}] to keep "
-                "the base's head."
+                "rows of the head. Train with the same label order, or pass the policy "
+                f'{{"exclude": ["{pattern}"]}} to keep the head of {next(iter(labels))}.'
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from merging.errors import HubError
@@ -35,6 +36,23 @@ def resolve(name: str, revision: str | None, *, repo_type: Literal["dataset", "m
     return str(info.sha)
 
 
+def check_model(name: str) -> None:
+    """Look a Hub id up once, where it is not in the cache; a folder is fine.
+
+    transformers would try again and again, for the better part of a minute, before it says that there is no
+    network.
+
+    Raises:
+        HubError: no such id, or no network.
+    """
+    if Path(name).is_dir():
+        return
+    from huggingface_hub import is_offline_mode, try_to_load_from_cache
+
+    if not is_offline_mode() and try_to_load_from_cache(name, "config.json") is None:
+        resolve(name, None, repo_type="model")
+
+
 def failures() -> tuple[type[Exception], ...]:
     """What the Hub client raises when it cannot fetch something."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -50,7 +68,8 @@ def hub_error(name: str, error: Exception) -> HubError:
         "HF_HUB_OFFLINE is set, and it is not in the cache" if offline else f"{type(error).__name__}: {error}"
     )
     return HubError(
-        f"cannot fetch {name!r} from the Hugging Face Hub ({' '.join(cause.split())[:300]}). "
+        f"{name!r} is no folder, and it cannot be fetched from the Hugging Face Hub "
+        f"({' '.join(cause.split())[:300]}). "
         "Check the id and the network (HF_TOKEN for gated ones); without network, fetch it elsewhere, "
         "copy the Hub cache (HF_HOME) and set HF_HUB_OFFLINE=1, or give a local folder."
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging import hub
+from merging.checkpoints import INDEX_NAME, WEIGHTS_NAME, open_checkpoint
 from merging.errors import CheckpointError, OptionError
 from merging.registry import unknown
 
@@ -60,8 +61,9 @@ def locate(model: str | os.PathLike[str]) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise CheckpointError(
-                f"model folder {name} has no config.json; it holds: "
-                f"{', '.join(sorted(entry.name for entry in folder.iterdir())[:10]) or 'nothing'}."
+                f"{name} is no model folder: it has no config.json, but "
+                f"{', '.join(sorted(entry.name for entry in folder.iterdir())[:10]) or 'nothing'}. "
+                "Give the folder that save_pretrained wrote."
             )
         return name
     if folder.is_absolute() or name.count("/") > 1 or name.startswith(".") or folder.exists():
@@ -181,6 +183,7 @@ def load_processor(auto_class: str, model: str | os.PathLike[str], **options: An
             f"{name} has no {kind}; expected one of {', '.join(files)}. "
             "A model folder must hold the tokenizer or image processor that it was trained with."
         )
+    hub.check_model(name)
     try:
         with quiet():
             return getattr(transformers, auto_class).from_pretrained(name, **options)
@@ -212,12 +215,13 @@ def quiet() -> Iterator[None]:
 def _read_config(name: str) -> transformers.PretrainedConfig:
     from transformers import AutoConfig
 
+    hub.check_model(name)
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         if not Path(name).is_dir():
             raise hub.hub_error(name, error) from error
-        raise CheckpointError(f"{name}/config.json cannot be read: {error}") from error
+        raise CheckpointError(f"{name}/config.json cannot be read: {error}. Copy it again.") from error
 
 
 def _from_pretrained(
@@ -228,6 +232,8 @@ def _from_pretrained(
     import torch
     import transformers
 
+    if any((Path(name) / file).is_file() for file in (WEIGHTS_NAME, INDEX_NAME)):
+        open_checkpoint(name, label="model")  # says which shard is missing, which file is cut off
     try:
         model, info = getattr(transformers, auto_class).from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True
@@ -237,11 +243,11 @@ def _from_pretrained(
             f"{name}: a weight file is damaged or cut off: {error}. Fetch it again."
         ) from error
     except RuntimeError as error:
-        raise CheckpointError(f"{name}: weights do not fit config.json: {error}") from error
+        raise CheckpointError(f"{name}: weights do not fit config.json: {error}. Copy both again.") from error
     except (OSError, ValueError) as error:
         if not Path(name).is_dir():
             raise hub.hub_error(name, error) from error
-        raise CheckpointError(f"{name}: cannot load the weights: {error}") from error
+        raise CheckpointError(f"{name}: cannot load the weights: {error}. Copy the folder again.") from error
     for parameter, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(

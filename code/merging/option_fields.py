@@ -53,7 +53,7 @@ def type_text(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " | ".join(type_text(argument) for argument in arguments)
     if origin is typing.Literal:
-        return "one of " + ", ".join(map(str, arguments))
+        return "one of " + ", ".join(map(repr, arguments))
     if hint in (None, type(None)):
         return "none"
     if origin is tuple:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from merging.errors import OptionError
+from merging.option_fields import type_text
 from merging.registry import unknown
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def parse(options_class: type[T], options: Mapping[str, Any], *, owner: str) -> 
             raise OptionError(f"{owner}: {unknown('option', key, fields)}")
         if not _fits(value, hints[key]):
             raise OptionError(
-                f"{owner}: {key} must be {_type_text(hints[key])}, "
+                f"{owner}: {key} must be {type_text(hints[key])}, "
                 f"got {value!r} of type {type(value).__name__}."
                 + (f" Write {float(value)!r}." if type(value) is int and _fits(1.0, hints[key]) else "")
             )
@@ -79,9 +80,3 @@ def _fits(value: object, hint: Any) -> bool:
     if hint is None or hint is type(None):
         return value is None
     return type(value) is hint
-
-
-def _type_text(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

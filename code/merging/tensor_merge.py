@@ -69,7 +69,8 @@ class Parameter(Mapping[str, Any]):
             if isinstance(source, HessianSource):
                 missing = torch.zeros_like(missing)
             tensor = torch.cat([tensor, missing])
-        check_finite(tensor, self._name, source.label, "Train or download it again.")
+        again = "Estimate" if isinstance(source, HessianSource) else "Train or download"
+        check_finite(tensor, self._name, source.label, f"{again} it again.")
         return tensor if self._shape is None else tensor.reshape(self._shape)
 
 

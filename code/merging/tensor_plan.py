@@ -114,7 +114,8 @@ def _fits(name: str, info: TensorInfo, template: Source, sources: list[Source], 
                 return False
             raise CheckpointError(
                 f"checkpoints differ: {name!r} is in {template.label}, but not in {source.label}. "
-                f"Pass exclude=[{name!r}] or on_missing='base' to keep it as it is in {template.label}."
+                f'Pass the policy {{"exclude": ["{name}"]}} or {{"on_missing": "base"}} to keep it as it is '
+                f"in {template.label}."
             )
         if other.dtype not in FLOAT_DTYPES:
             raise CheckpointError(
@@ -139,11 +140,11 @@ def _shape_text(name: str, info: TensorInfo, other: TensorInfo, template: Source
     )
     if is_head(name):
         pattern = name.rsplit(".", 1)[0] + ".*"
-        return text + f"Pass exclude=[{pattern!r}] to keep the head of {template.label}."
+        return text + f'Pass the policy {{"exclude": ["{pattern}"]}} to keep the head of {template.label}.'
     if len(info.shape) == 2 and _rows_differ(info, other):
         return text + (
-            f"If these are vocabularies, pass rows='base' to make them fit {template.label}; the tokens they "
-            "share must be the same."
+            'If these are vocabularies, pass the policy {"rows": "base"} to make them fit '
+            f"{template.label}; the tokens they share must be the same."
         )
     return text + "They have different architectures; only models of one architecture can be merged."
 
@@ -175,7 +176,7 @@ def _check_surplus(
                 continue  # stored twice here and once there
             raise CheckpointError(
                 f"checkpoints differ: {name!r} is in {source.label}, but not in {template.label}. "
-                f"Pass on_missing='base' to leave it out."
+                'Pass the policy {"on_missing": "base"} to leave it out.'
             )
 
 

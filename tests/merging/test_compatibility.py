@@ -47,7 +47,7 @@ def test_same_labels(merge: Merge) -> None:
 def test_other_labels(merge: Merge, other: tuple[str, ...], tmp_path: Path) -> None:
     text = (
         r"label sets differ: base has \['bad', 'fair', 'good'\], models\['a'\] has .* "
-        r"pass exclude=\['classifier\.\*'\]"
+        r'pass the policy {"exclude": \["classifier\.\*"\]}'
     )
     with pytest.raises(CheckpointError, match=text):
         merge(labels("bad", "fair", "good"), labels(*other))

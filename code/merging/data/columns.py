@@ -158,7 +158,10 @@ def _label_names(raw: Mapping[str, datasets.Dataset], row: Source, source: str) 
         return [str(label) for label in range(max(values) + 1)]
     if all(isinstance(value, str) for value in values):
         return sorted(values)
-    raise DataError(f"{source}: labels must be integers or strings, got {sorted(map(repr, values))[:5]}.")
+    raise DataError(
+        f"{source}: labels must be integers or strings, got {sorted(map(repr, values))[:5]}. "
+        "Write classes as 0, 1, ... or by name."
+    )
 
 
 def _add_labels(

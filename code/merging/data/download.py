@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging import hub, models
+from merging.checkpoints import open_checkpoint
 from merging.data import columns, sources
 from merging.data.sources import Source
 from merging.errors import CheckpointError, DataError, OptionError
@@ -100,7 +101,8 @@ def download_model(*, model: str, out: str | os.PathLike[str], revision: str | N
         revision: Hub commit, branch or tag; the commit it stands for is recorded.
 
     Raises:
-        CheckpointError: no such folder, or it has no config.json or no safetensors weights.
+        CheckpointError: no such folder, it has no config.json or no safetensors weights, a shard is missing,
+            or a file is cut off.
         HubError: the Hub could not be reached, or does not know the id or revision.
     """
     name = models.locate(model)
@@ -115,6 +117,7 @@ def download_model(*, model: str, out: str | os.PathLike[str], revision: str | N
             f"{model} has no *.safetensors weights. Convert them: load the model with transformers and "
             "save_pretrained() it into a folder, then give that folder."
         )
+    open_checkpoint(files, label="model")
     with published_folder(out) as temporary:
         for pattern in _MODEL_FILES:
             for file in sorted(files.glob(pattern)):
@@ -163,7 +166,7 @@ def read_source(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(
             f"no data set at {os.fspath(folder)} (source.json is missing). "
-            "Make it with merging.data.download.download_data."
+            "Make it (`merging download`, DownloadDataJob), or name another folder."
         ) from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is damaged: {error}. Download the data set again.") from error
@@ -238,9 +241,17 @@ def _read_file(file: Path, cache: str) -> datasets.Dataset:
             return datasets.Dataset.from_file(str(file))
         reader = getattr(datasets.Dataset, f"from_{_FORMATS[file.suffix]}")
         dataset: datasets.Dataset = reader(str(file), cache_dir=cache)
-    except (OSError, ValueError, pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+    except (
+        OSError,
+        ValueError,
+        StopIteration,  # a JSON file without a line
+        pyarrow.ArrowException,
+        datasets.exceptions.DatasetGenerationError,
+    ) as error:
+        if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
+            raise DataError(f"{file} holds no rows. Fill it, or remove it.") from error
         cause = error.__cause__ or error
-        raise DataError(f"{file} is damaged or not {file.suffix[1:]}: {cause}") from error
+        raise DataError(f"{file} is damaged or not {file.suffix[1:]}: {cause} Copy it again.") from error
     return _with_image_shape(dataset, file)
 
 

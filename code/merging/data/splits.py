@@ -43,12 +43,22 @@ class Part:
         """Positions, after the shuffle, out of ``size``."""
         return range(size)[slice(_position(self.start, size), _position(self.stop, size))]
 
+    def is_empty(self) -> bool:
+        """Whether that is empty for any size: two rows or two percentages, the second not after the first."""
+        if self.stop is None:
+            return False
+        start, stop = self.start or ("0%" if self.stop.endswith("%") else "0"), self.stop
+        first, last = (Fraction(bound.strip("%")) for bound in (start, stop))
+        alike = start.endswith("%") == stop.endswith("%") and (first < 0) == (last < 0)
+        return alike and first >= last
+
 
 def parse(expression: str) -> tuple[Part, ...]:
     """Parse a split expression.
 
     Raises:
-        OptionError: it does not read ``name``, ``name[start:stop]`` or a sum of these.
+        OptionError: it does not read ``name``, ``name[start:stop]`` or a sum of these, or a slice is empty
+            whatever the size of the split.
     """
     parts = []
     for term in str(expression).split("+"):
@@ -60,7 +70,13 @@ def parse(expression: str) -> tuple[Part, ...]:
                 f"cannot read split {expression!r}. Write a name, a slice by rows or percent, or a sum: "
                 "'train', 'train[:20%]', 'train[100:200]', 'train+validation'."
             )
-        parts.append(Part(match["name"], match["start"], match["stop"]))
+        part = Part(match["name"], match["start"], match["stop"])
+        if part.is_empty():
+            raise OptionError(
+                f"split {expression!r} is empty: {part.name}[{part.start or ''}:{part.stop}] ends where it "
+                "starts, or before. Widen the slice."
+            )
+        parts.append(part)
     return tuple(parts)
 
 

@@ -14,11 +14,11 @@ import torch
 
 from merging import models, tasks
 from merging.data import encoded, splits
-from merging.errors import DataError, OptionError
+from merging.errors import DataError, DiskSpaceError, OptionError
 from merging.evaluation import metrics
 from merging.evaluation.options import EvaluationOptions
 from merging.options import parse
-from merging.publishing import published_folder
+from merging.publishing import is_disk_full, published_folder
 from merging.tasks import TaskType
 
 if TYPE_CHECKING:
@@ -94,11 +94,15 @@ def predict(
     """Write a model's predictions for data that need no labels as a JSON-lines file.
 
     Args:
-        task_type: a file in ``tasks/``. model: model folder. data: what :func:`evaluate` takes for one
-        task, or a Parquet, CSV, JSON-lines or Arrow file whose columns
-            are named as ours (``text``, ``text_pair``, ``image``).
+        task_type: a file in ``tasks/``.
+        model: model folder.
+        data: what :func:`evaluate` takes for one task, or a Parquet, CSV, JSON-lines or Arrow file whose
+            columns are named as ours (``text``, ``text_pair``, ``image``).
         options: ``batch_size`` and ``max_tokens`` of :class:`merging.evaluation.options.EvaluationOptions`.
         out: file to write; appears complete or not at all.
+
+    Raises:
+        MergingError: its subclasses.
     """
     parsed = parse(EvaluationOptions, options, owner="prediction")
     task = tasks.load(task_type)
@@ -120,6 +124,10 @@ def predict(
     try:
         _write_lines(temporary, ({"id": id, **record} for id, record in zip(ids, records, strict=True)))
         temporary.replace(out)
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskSpaceError(f"no room left on the disk of {out}. Free some and run again.") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -161,7 +169,10 @@ def _scores(
             batches.append(task.scores(network, inputs).float().cpu().numpy())
     sorted_scores = np.concatenate(batches)
     if not np.isfinite(sorted_scores).all():
-        raise DataError("the model gives NaN or infinite scores; its weights are finite but far too large.")
+        raise DataError(
+            "the model gives NaN or infinite scores; its weights are finite but far too large. "
+            "Train it again, with a smaller learning rate."
+        )
     scores = np.empty_like(sorted_scores)
     scores[order] = sorted_scores
     return scores

@@ -71,11 +71,17 @@ class StoredHessian:
         folder = Path(folder)
         for name in (RECORD_NAME, TENSORS_NAME):
             if not (folder / name).is_file():
-                raise CheckpointError(f"{label}: {folder} is no Hessian folder: it has no {name}.")
+                missing = f"it has no {name}" if folder.is_dir() else "there is no such folder"
+                raise CheckpointError(
+                    f"{label}: {folder} is no Hessian folder: {missing}. "
+                    "Estimate one (`merging hessian`, HessianJob)."
+                )
         try:
             self.record = _parse(json.loads((folder / RECORD_NAME).read_text()))
         except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{label}: {folder / RECORD_NAME} is damaged: {error}.") from error
+            raise CheckpointError(
+                f"{label}: {folder / RECORD_NAME} is damaged: {error}. Estimate it again."
+            ) from error
         self.checkpoint = Checkpoint([folder / TENSORS_NAME], label=label)
 
 

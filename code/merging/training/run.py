@@ -74,11 +74,12 @@ def train(
         data: training set, or a list of them: their concatenation (multitask); see
             :func:`merging.data.splits.check_dataset`.
         validation: chooses the best epoch; never give a test set. None: the last weights are taken.
-        options: fields of :class:`merging.training.options.TrainingOptions`. seed: of new weights, order
-        and dropout. The caller's generators are left as they were. out: model folder to publish: weights,
-        config, processor, ``training.json``, ``training_log.csv``. work: folder of checkpoints and
-        ``progress.jsonl``; may hold those of a killed run of the same training. checkpoint_steps: a
-        checkpoint is written every so many steps; no influence on the result.
+        options: fields of :class:`merging.training.options.TrainingOptions`.
+        seed: of new weights, order and dropout. The caller's generators are left as they were.
+        out: model folder to publish: weights, config, processor, ``training.json``, ``training_log.csv``.
+        work: folder of checkpoints and ``progress.jsonl``; may hold those of a killed run of the same
+            training.
+        checkpoint_steps: a checkpoint is written every so many steps; no influence on the result.
 
     Raises:
         MergingError: its subclasses, before compute where that is possible.
@@ -111,7 +112,6 @@ def train(
         "label_names": list(label_names),
     }
     work = Path(work).resolve()
-    _claim(work, record)
     with _generators_kept():
         network = task.build_model(
             model=start,
@@ -121,6 +121,7 @@ def train(
             seed=seed,
         )
         _check_space(work, Path(out), network.num_parameters(), len(train_rows), parsed, checkpoint_steps)
+        _claim(work, record)
         arguments = _arguments(parsed, seed, work, checkpoint_steps, evaluate=validation is not None)
         best = BestEpoch(
             work,

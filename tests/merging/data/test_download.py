@@ -250,7 +250,7 @@ def test_without_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: 
         lambda: download_model(model="roberta-base", out=tmp_path / "out"),
     ):
         with pytest.raises(
-            HubError, match=r"cannot fetch .* Check the id and the network .*HF_HUB_OFFLINE=1.*local"
+            HubError, match=r"cannot be fetched .* Check the id and the network .*HF_HUB_OFFLINE=1.*local"
         ):
             fetch_it()
     assert not (tmp_path / "out").exists()

@@ -134,7 +134,7 @@ def test_data_sets_of_one_list_must_be_alike(reviews: Path, digits: Path) -> Non
 
 
 def test_a_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no data set at .*nowhere .*download_data"):
+    with pytest.raises(DataError, match=r"no data set at .*nowhere .*`merging download`"):
         splits.load({"data": tmp_path / "nowhere", "split": "test"})
 
 
@@ -152,6 +152,11 @@ def test_a_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:
         ),
         ({"data": "d", "split": "train", "shuffle_seed": -1}, "shuffle_seed must be None or in"),
         ({"data": "d", "split": "train[5]"}, "cannot read split"),
+        ({"data": "d", "split": "train[:0]"}, r"split 'train\[:0\]' is empty: .* Widen the slice"),
+        ({"data": "d", "split": "train[:0%]"}, "is empty"),
+        ({"data": "d", "split": "test+train[20:10]"}, "is empty"),
+        ({"data": "d", "split": "train[50%:50%]"}, "is empty"),
+        ({"data": "d", "split": "train[-10:-20]"}, "is empty"),
     ],
 )
 def test_what_is_no_data_set_is_refused(value: Any, message: str) -> None:
