@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sisyphus.block import blocks_set_to
 from sisyphus.graph import graph
-from sisyphus.targets import OutputTarget
+from sisyphus.outputs.targets import OutputTarget
 
 if TYPE_CHECKING:
     import asyncio

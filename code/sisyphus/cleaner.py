@@ -15,12 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from sisyphus import global_settings as gs
-from sisyphus import job_archive
-from sisyphus.errors import SisyphusError
-from sisyphus.graph import graph
-from sisyphus.job_identity import graph_lock
-from sisyphus.removal import Filter, remove_directories
-from sisyphus.used_jobs import (
+from sisyphus.cleaning import job_archive
+from sisyphus.cleaning.removal import Filter, remove_directories
+from sisyphus.cleaning.used_jobs import (
     KeepValueFilter,
     extract_keep_values_from_graph,
     find_too_low_keep_value,
@@ -31,6 +28,9 @@ from sisyphus.used_jobs import (
     save_used_paths,
     search_for_unused,
 )
+from sisyphus.errors import SisyphusError
+from sisyphus.graph import graph
+from sisyphus.job_identity import graph_lock
 
 if TYPE_CHECKING:
     from sisyphus.graph import SISGraph

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
-from sisyphus import logs
 from sisyphus.errors import SisyphusError
+from sisyphus.terminal import logs
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -200,7 +200,7 @@ def _manager(args: argparse.Namespace) -> int:
                 flag,
             )
             return EXIT_USAGE
-    from sisyphus import session
+    from sisyphus.terminal import session
 
     return session.run(
         session.Options(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sisyphus import global_settings as gs
 from sisyphus.job import Job
 from sisyphus.job_path import AbstractPath
+from sisyphus.outputs.targets import OutputCall, OutputPath, OutputReport, OutputTarget, WriteOutput
 from sisyphus.states import State
-from sisyphus.targets import OutputCall, OutputPath, OutputReport, OutputTarget, WriteOutput
 
 if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase

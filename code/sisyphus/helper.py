@@ -10,7 +10,7 @@ from typing import Any
 
 from sisyphus import toolkit
 from sisyphus.loader import config_manager, default_config
-from sisyphus.storage import load_job
+from sisyphus.scripting.storage import load_job
 
 _BANNER = "`tk` is the toolkit: tk.print_graph(), tk.find_job('text'), tk.job_info(job), tk.cleaner, ..."
 

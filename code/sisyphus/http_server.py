@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
+from sisyphus.errors import SisyphusError
 from sisyphus.job import Job
 from sisyphus.job_path import AbstractPath
 
@@ -36,6 +38,23 @@ def object_to_html(obj: Any) -> str:
         items = sorted(obj, key=str) if isinstance(obj, set | frozenset) else obj
         return f"<ol>{''.join(f'<li>{object_to_html(item)}</li>' for item in items)}</ol>"
     return html.escape(str(obj))
+
+
+def show_jobs_in_webserver(port: int, jobs: Iterable[object]) -> NoReturn:
+    """Refuse, and say what to do instead.
+
+    Args:
+        port: where the page would be served.
+        jobs: what it would show.
+
+    Raises:
+        SisyphusError: always; there is no web page yet.
+    """
+    names = ", ".join(str(job) for job in jobs) or "nothing"
+    raise SisyphusError(
+        f"cannot show {names} on port {port}: the web page is not part of this version. "
+        "Use tk.job_info(job), tk.print_graph(job), or `sis console --load JOBDIR`."
+    )
 
 
 def _path_to_html(path: AbstractPath) -> str:

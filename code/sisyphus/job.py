@@ -9,7 +9,8 @@ from functools import total_ordering
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sisyphus import global_settings as gs
-from sisyphus import job_status, origin, tools
+from sisyphus import job_status, tools
+from sisyphus.configs import origin
 from sisyphus.errors import VariableNotSet
 from sisyphus.job_dir import JobDir
 from sisyphus.job_identity import JobSingleton, created_jobs, default_hash, restore_job
@@ -389,7 +390,7 @@ class Job(metaclass=JobSingleton):
 
     def _sis_cleanup(self) -> None:
         """Remove ``work/`` and pack the rest, apart from outputs."""
-        from sisyphus.job_archive import clean
+        from sisyphus.cleaning.job_archive import clean
 
         clean(self._sis_dir, keep_work=gs.JOB_CLEANUP_KEEP_WORK, keep_input=gs.JOB_CLEANUP_KEEP_INPUT)
 

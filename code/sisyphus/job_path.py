@@ -248,7 +248,7 @@ class AbstractPath(DelayedBase):
         return self._measure("num_lines")
 
     def _measure(self, name: str) -> int:
-        from sisyphus import text_files
+        from sisyphus.paths import text_files
 
         logging.warning(f"{self.rel_path()}: measuring files through paths is deprecated, use your own code")
         measured: int = getattr(text_files, name)(self.get_path())

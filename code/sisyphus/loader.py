@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sisyphus import global_settings as gs
-from sisyphus import origin
 from sisyphus.block import set_root_block
+from sisyphus.configs import origin
 from sisyphus.errors import ConfigError, NoConfigError, NoFunctionError
 
 if TYPE_CHECKING:
     import asyncio
     import types
 
-    from sisyphus.event_loop import SteppedLoop
+    from sisyphus.configs.event_loop import SteppedLoop
 
 _PYTHON_FILE = "py"
 """Function that is called for ``config/exp.py``."""
@@ -223,7 +223,7 @@ class ConfigManager:
 
     def _event_loop(self) -> SteppedLoop:
         if self._loop is None:
-            from sisyphus.event_loop import SteppedLoop
+            from sisyphus.configs.event_loop import SteppedLoop
 
             self._loop = SteppedLoop()
         return self._loop

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
-from sisyphus import overview
-from sisyphus.display import Display, PlainDisplay
 from sisyphus.errors import RefusedError, SisyphusError
 from sisyphus.job_identity import created_jobs
-from sisyphus.links import create_aliases
 from sisyphus.loader import config_manager
 from sisyphus.memory_profile import MemoryProfile
-from sisyphus.prompts import ask
+from sisyphus.outputs.links import create_aliases
+from sisyphus.outputs.targets import OutputPath, OutputReport
 from sisyphus.results_cache import finished_results_cache
-from sisyphus.targets import OutputPath, OutputReport
+from sisyphus.terminal import overview
+from sisyphus.terminal.display import Display, PlainDisplay
+from sisyphus.terminal.prompts import ask
 
 if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase

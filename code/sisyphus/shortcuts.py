@@ -53,7 +53,7 @@ def clean_jobs(args: argparse.Namespace) -> None:
 
 def import_from_dir(args: argparse.Namespace) -> None:
     """Link finished jobs of other work directories."""
-    from sisyphus.work_import import import_work_directory
+    from sisyphus.graph_tools.work_import import import_work_directory
 
     if not args.dirs:
         raise SisyphusError("nothing to import from: name work directories with --dir")
@@ -66,7 +66,7 @@ def import_from_dir(args: argparse.Namespace) -> None:
 
 def remove_job_and_descendants(args: argparse.Namespace) -> None:
     """Remove the jobs and paths that match, with everything that depends on them."""
-    from sisyphus import descendants
+    from sisyphus.graph_tools import descendants
 
     _load(args)
     if not (args.paths or args.jobs):
@@ -77,9 +77,9 @@ def remove_job_and_descendants(args: argparse.Namespace) -> None:
 
 def show_jobs_in_webserver(args: argparse.Namespace) -> None:
     """Say that there is no web page."""
-    from sisyphus import job_pages
+    from sisyphus import http_server
 
-    job_pages.show_jobs_in_webserver(args.port, args.jobs)
+    http_server.show_jobs_in_webserver(args.port, args.jobs)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

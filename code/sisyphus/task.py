@@ -234,7 +234,7 @@ class Task:
 
     def get_last_usage(self, task_id: int) -> dict[str, Any]:
         """Return its usage file; empty if there is none."""
-        from sisyphus import usage
+        from sisyphus.running import usage
 
         return usage.read(os.path.join(gs.BASE_DIR, self.get_process_logging_path(task_id))) or {}
 

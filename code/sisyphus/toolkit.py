@@ -16,36 +16,36 @@ from sisyphus import global_settings as gs
 from sisyphus.async_workflow import async_context, async_gather, async_run
 from sisyphus.block import block, set_root_block, sub_block
 from sisyphus.delayed_ops import Delayed
-from sisyphus.extract import extract_paths, is_path
 from sisyphus.graph import graph as sis_graph
 from sisyphus.job import Job
 from sisyphus.job_path import AbstractPath, Path, Variable
 from sisyphus.loader import config_manager
-from sisyphus.rel_path import RelPath, setup_path
-from sisyphus.storage import dump, load_file, load_job, mktemp, zipped
-from sisyphus.targets import OutputCall, OutputPath, OutputReport
+from sisyphus.outputs.targets import OutputCall, OutputPath, OutputReport
+from sisyphus.paths.extract import extract_paths, is_path
+from sisyphus.paths.rel_path import RelPath, setup_path
+from sisyphus.scripting.storage import dump, load_file, load_job, mktemp, zipped
 from sisyphus.tools import sh
 
 if TYPE_CHECKING:
     from sisyphus import cleaner as cleaner
-    from sisyphus.descendants import remove_job_and_descendants as remove_job_and_descendants
     from sisyphus.engines import cached_engine as cached_engine
-    from sisyphus.graph_compare import compare_graph as compare_graph
-    from sisyphus.graph_migrate import export_graph as export_graph
-    from sisyphus.graph_migrate import migrate_graph as migrate_graph
-    from sisyphus.graph_replace import replace_graph_objects as replace_graph_objects
-    from sisyphus.graph_text import find_job as find_job
-    from sisyphus.graph_text import find_path as find_path
-    from sisyphus.graph_text import job_info as job_info
-    from sisyphus.graph_text import print_graph as print_graph
-    from sisyphus.job_pages import show_jobs_in_webserver as show_jobs_in_webserver
-    from sisyphus.script_mode import run as run
-    from sisyphus.script_mode import run_job as run_job
-    from sisyphus.script_mode import setup_job_directory as setup_job_directory
-    from sisyphus.script_mode import setup_script_mode as setup_script_mode
-    from sisyphus.script_mode import start_manager as start_manager
-    from sisyphus.script_mode import submit_next_task as submit_next_task
-    from sisyphus.work_import import import_work_directory as import_work_directory
+    from sisyphus.graph_tools.compare import compare_graph as compare_graph
+    from sisyphus.graph_tools.descendants import remove_job_and_descendants as remove_job_and_descendants
+    from sisyphus.graph_tools.migrate import export_graph as export_graph
+    from sisyphus.graph_tools.migrate import migrate_graph as migrate_graph
+    from sisyphus.graph_tools.replace import replace_graph_objects as replace_graph_objects
+    from sisyphus.graph_tools.text import find_job as find_job
+    from sisyphus.graph_tools.text import find_path as find_path
+    from sisyphus.graph_tools.text import job_info as job_info
+    from sisyphus.graph_tools.text import print_graph as print_graph
+    from sisyphus.graph_tools.work_import import import_work_directory as import_work_directory
+    from sisyphus.http_server import show_jobs_in_webserver as show_jobs_in_webserver
+    from sisyphus.scripting.script_mode import run as run
+    from sisyphus.scripting.script_mode import run_job as run_job
+    from sisyphus.scripting.script_mode import setup_job_directory as setup_job_directory
+    from sisyphus.scripting.script_mode import setup_script_mode as setup_script_mode
+    from sisyphus.scripting.script_mode import start_manager as start_manager
+    from sisyphus.scripting.script_mode import submit_next_task as submit_next_task
 
 __all__ = [
     "AbstractPath",
@@ -87,23 +87,23 @@ __all__ = [
 
 _LATER = {
     "cached_engine": "sisyphus.engines",
-    "compare_graph": "sisyphus.graph_compare",
-    "export_graph": "sisyphus.graph_migrate",
-    "find_job": "sisyphus.graph_text",
-    "find_path": "sisyphus.graph_text",
-    "import_work_directory": "sisyphus.work_import",
-    "job_info": "sisyphus.graph_text",
-    "migrate_graph": "sisyphus.graph_migrate",
-    "print_graph": "sisyphus.graph_text",
-    "remove_job_and_descendants": "sisyphus.descendants",
-    "replace_graph_objects": "sisyphus.graph_replace",
-    "run": "sisyphus.script_mode",
-    "run_job": "sisyphus.script_mode",
-    "setup_job_directory": "sisyphus.script_mode",
-    "setup_script_mode": "sisyphus.script_mode",
-    "show_jobs_in_webserver": "sisyphus.job_pages",
-    "start_manager": "sisyphus.script_mode",
-    "submit_next_task": "sisyphus.script_mode",
+    "compare_graph": "sisyphus.graph_tools.compare",
+    "export_graph": "sisyphus.graph_tools.migrate",
+    "find_job": "sisyphus.graph_tools.text",
+    "find_path": "sisyphus.graph_tools.text",
+    "import_work_directory": "sisyphus.graph_tools.work_import",
+    "job_info": "sisyphus.graph_tools.text",
+    "migrate_graph": "sisyphus.graph_tools.migrate",
+    "print_graph": "sisyphus.graph_tools.text",
+    "remove_job_and_descendants": "sisyphus.graph_tools.descendants",
+    "replace_graph_objects": "sisyphus.graph_tools.replace",
+    "run": "sisyphus.scripting.script_mode",
+    "run_job": "sisyphus.scripting.script_mode",
+    "setup_job_directory": "sisyphus.scripting.script_mode",
+    "setup_script_mode": "sisyphus.scripting.script_mode",
+    "show_jobs_in_webserver": "sisyphus.http_server",
+    "start_manager": "sisyphus.scripting.script_mode",
+    "submit_next_task": "sisyphus.scripting.script_mode",
 }
 """Names that are imported when they are first asked for."""
 

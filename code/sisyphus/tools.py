@@ -11,7 +11,7 @@ from typing import Any
 
 from sisyphus import global_settings as gs
 from sisyphus.delayed_ops import try_get
-from sisyphus.extract import extract_paths
+from sisyphus.paths.extract import extract_paths
 from sisyphus.results_cache import finished_results_cache
 
 __all__ = [

@@ -22,12 +22,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import sisyphus.global_settings as gs
-from sisyphus import logs, usage
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.errors import SisyphusError
 from sisyphus.job_dir import read_save, task_entry
-from sisyphus.monitor import UsageMonitor
-from sisyphus.task_log import open_log
+from sisyphus.running import usage
+from sisyphus.running.monitor import UsageMonitor
+from sisyphus.running.task_log import open_log
+from sisyphus.terminal import logs
 from sisyphus.tools import EnvironmentModifier
 
 if TYPE_CHECKING:

@@ -159,7 +159,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project directory for this process, with no jobs, no targets, no blocks, and imports of its own."""
-    from sisyphus import block, gs, job_identity, origin
+    from sisyphus import block, gs, job_identity
+    from sisyphus.configs import origin
     from sisyphus.graph import graph
     from sisyphus.loader import config_manager
 

@@ -11,10 +11,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from sisyphus import Job, cleaner, gs, job_archive, tk
+from sisyphus import Job, cleaner, gs, tk
+from sisyphus.cleaning import job_archive
+from sisyphus.cleaning.removal import readable_size, size_in_bytes
 from sisyphus.errors import SisyphusError
 from sisyphus.job_dir import JobDir
-from sisyphus.removal import readable_size, size_in_bytes
 
 
 class Step(Job):

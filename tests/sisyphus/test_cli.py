@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sisyphus import cli, logs, prompts
+from sisyphus import cli
+from sisyphus.terminal import logs, prompts
 
 
 def test_help_with_the_banner(project):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import sisyphus.global_settings as gs
-from sisyphus import Job, Task, usage
+from sisyphus import Job, Task
 from sisyphus.engine import DeferSubmission, EngineBase, EngineSelector
 from sisyphus.errors import EngineError, RefusedError
 from sisyphus.localengine import LocalEngine
+from sisyphus.running import usage
 
 
 class Work(Job):

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
-from sisyphus import usage
 from sisyphus.errors import DeferSubmission, EngineError
+from sisyphus.running import usage
 from sisyphus.tools import str_to_GB, str_to_hours
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
-from sisyphus import usage
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.errors import EngineError, RefusedError
 from sisyphus.job_dir import task_entry
-from sisyphus.task_log import open_log
+from sisyphus.running import usage
+from sisyphus.running.task_log import open_log
 
 if TYPE_CHECKING:
     from sisyphus.task import Task

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sisyphus.global_settings as gs
-from sisyphus import links, overview
-from sisyphus.display import make_display
 from sisyphus.engines import cached_engine
 from sisyphus.errors import OptionError
 from sisyphus.graph import graph
 from sisyphus.loader import config_manager
 from sisyphus.manager import Manager, Summary
-from sisyphus.prompts import ask, confirm
+from sisyphus.outputs import links
+from sisyphus.outputs.targets import OutputPath, OutputReport, OutputTarget
 from sisyphus.results_cache import finished_results_cache
-from sisyphus.targets import OutputPath, OutputReport, OutputTarget
+from sisyphus.terminal import overview
+from sisyphus.terminal.display import make_display
+from sisyphus.terminal.prompts import ask, confirm
 
 if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
-from sisyphus import usage
+from sisyphus.running import usage
 
 if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase

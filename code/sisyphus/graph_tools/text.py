@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sisyphus.descendants import jobs_depending_on
 from sisyphus.graph import creators_of, graph
+from sisyphus.graph_tools.descendants import jobs_depending_on
 from sisyphus.job import Job
 from sisyphus.job_path import AbstractPath
 

@@ -9,10 +9,10 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sisyphus.extract import extract_paths
 from sisyphus.graph import dependencies_first
 from sisyphus.job import Job
 from sisyphus.job_path import AbstractPath
+from sisyphus.paths.extract import extract_paths
 
 _LEAVES = (str, bytes, int, float, complex, type(None), type, enum.Enum, types.FunctionType, types.ModuleType)
 

@@ -11,7 +11,7 @@ import pytest
 from sisyphus import Job, tk
 from sisyphus.delayed_ops import DelayedFormat
 from sisyphus.errors import SisyphusError
-from sisyphus.graph_compare import MISSING
+from sisyphus.graph_tools.compare import MISSING
 
 
 class Load(Job):

@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from sisyphus import global_settings as gs
+from sisyphus.cleaning.removal import check_mode
 from sisyphus.errors import SisyphusError
-from sisyphus.extract import is_path
 from sisyphus.graph import graph
+from sisyphus.graph_tools.transfer import MODES, can_take_over, transfer
 from sisyphus.hash import get_object_state
 from sisyphus.job import Job
 from sisyphus.job_dir import JobDir
 from sisyphus.job_path import AbstractPath
-from sisyphus.removal import check_mode
-from sisyphus.transfer import MODES, can_take_over, transfer
+from sisyphus.paths.extract import is_path
 
 _ROOT = "output"
 _BY_CREATOR = ".creator"

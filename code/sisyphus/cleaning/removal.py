@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from sisyphus import global_settings as gs
 from sisyphus.errors import SisyphusError
 from sisyphus.job_dir import JobDir
-from sisyphus.prompts import ask
+from sisyphus.terminal.prompts import ask
 
 Filter = Callable[[str], bool]
 """Function of a path that says whether it is meant."""

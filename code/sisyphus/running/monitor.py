@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import sisyphus.global_settings as gs
-from sisyphus import usage
 from sisyphus.engines.base import EngineBase, Requirements
+from sisyphus.running import usage
 
 
 class UsageMonitor:

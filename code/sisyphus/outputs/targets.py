@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
-from sisyphus import links
-from sisyphus.extract import extract_paths
 from sisyphus.job_dir import write_atomically
+from sisyphus.outputs import links
+from sisyphus.paths.extract import extract_paths
 
 if TYPE_CHECKING:
     from sisyphus.job_path import AbstractPath

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from sisyphus import display, overview, session
+from sisyphus.terminal import display, overview, session
 
 PROGRESS = """
 class Works(Job):

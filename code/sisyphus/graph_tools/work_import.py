@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from sisyphus import global_settings as gs
+from sisyphus.cleaning.removal import check_mode
 from sisyphus.graph import graph
+from sisyphus.graph_tools.transfer import MODES, can_take_over, transfer
 from sisyphus.job import Job
 from sisyphus.job_dir import JobDir
-from sisyphus.removal import check_mode
-from sisyphus.transfer import MODES, can_take_over, transfer
 
 
 def import_work_directory(

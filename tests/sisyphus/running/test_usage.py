@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-from sisyphus import usage
 from sisyphus.engines.local import LocalEngine
-from sisyphus.monitor import UsageMonitor
+from sisyphus.running import usage
+from sisyphus.running.monitor import UsageMonitor
 
 
 def test_what_is_written_is_read(tmp_path):

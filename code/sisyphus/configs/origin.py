@@ -12,7 +12,7 @@ from sisyphus import global_settings as gs
 config_modules: set[str] = set()
 """Names of the modules that were loaded as configs."""
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = os.path.dirname(os.path.abspath(gs.__file__)) + os.sep
 
 Origin = tuple[str, int, str]
 """File, line, function."""

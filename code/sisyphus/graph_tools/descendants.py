@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sisyphus.cleaning.removal import MODES, check_mode
 from sisyphus.graph import creators_of, graph
 from sisyphus.job import Job
 from sisyphus.job_path import AbstractPath
-from sisyphus.prompts import ask
-from sisyphus.removal import MODES, check_mode
+from sisyphus.terminal.prompts import ask
 
 
 def jobs_depending_on(things: Iterable[Job | AbstractPath]) -> list[Job]:

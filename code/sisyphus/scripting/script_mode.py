@@ -8,11 +8,11 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
-from sisyphus import logs, overview
 from sisyphus.engines import cached_engine
 from sisyphus.errors import BlockedWorkflow
-from sisyphus.extract import extract_paths
 from sisyphus.job_path import AbstractPath
+from sisyphus.paths.extract import extract_paths
+from sisyphus.terminal import logs, overview
 
 if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase

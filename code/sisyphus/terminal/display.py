@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import sisyphus.global_settings as gs
-from sisyphus import overview
+from sisyphus.terminal import overview
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,0 +1,1 @@
+"""What a graph is computed for: targets, and the links below ``output/`` and ``alias/``."""

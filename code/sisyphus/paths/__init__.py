@@ -1,0 +1,1 @@
+"""Around Path: finding paths in values, paths beside recipes, sizes of files."""
