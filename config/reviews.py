@@ -17,7 +17,6 @@ from recipe.experiment import Experiment, Splits
 
 AMAZON = ["books", "electronics", "health_personal_care", "music", "toys_games"]
 SCALING_FACTORS = [0.25, 0.5, 0.75, 1.0]
-COMPARED_FACTORS = [0.5, 1.0]
 ESTIMATORS = ["fisher_mc", "fisher_empirical", "fisher_exact"]
 MATCHING = {"delta_0": 1e-12}
 DELTAS = [1e-12, 1e-6, 1e-3, 1.0]
@@ -77,15 +76,15 @@ def py() -> None:
         for method, options in (("task_arithmetic", {}), ("gradient_matching", MATCHING)):
             for alpha in SCALING_FACTORS:
                 table.append(experiment.merged(method, {**options, "scaling_factor": alpha}, seed))
-        for alpha in COMPARED_FACTORS:
-            by_estimator.append(experiment.merged("task_arithmetic", {"scaling_factor": alpha}, seed))
-            for estimator in ESTIMATORS:
-                options = {**MATCHING, "scaling_factor": alpha}
-                label = f"gradient matching, {estimator}"
-                by_estimator.append(
-                    experiment.merged("gradient_matching", options, seed, estimator=estimator, label=label)
-                )
-        by_delta.append(experiment.merged("task_arithmetic", {"scaling_factor": 1.0}, seed))
+        arithmetic = experiment.merged("task_arithmetic", {"scaling_factor": 1.0}, seed)
+        by_estimator.append(arithmetic)
+        for estimator in ESTIMATORS:
+            options = {**MATCHING, "scaling_factor": 1.0}
+            label = f"gradient matching, {estimator}"
+            by_estimator.append(
+                experiment.merged("gradient_matching", options, seed, estimator=estimator, label=label)
+            )
+        by_delta.append(arithmetic)
         for delta_0 in DELTAS:
             options = {"delta_0": delta_0, "scaling_factor": 1.0}
             label = f"gradient matching, δ₀ = {delta_0}"
