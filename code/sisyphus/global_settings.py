@@ -4,9 +4,8 @@ Read once, when the package is imported:
 
 1. the defaults below;
 2. every file of the colon-separated list in ``SIS_GLOBAL_SETTINGS_FILE`` (default: ``settings.py`` in the
-current
-   directory; empty: none), executed in the namespace of this module, so that a file can use and change the
-   defaults and add names of its own;
+   current directory; empty: none), executed in the namespace of this module, so that a file can use and
+   change the defaults and add names of its own;
 3. every environment variable ``SIS_<NAME>``. Workers inherit them.
 
 Functions below may be replaced by a settings file, too.
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from sisyphus.task import Task
 
 
-# --- functions
-# -----------------------------------------------------------------------------------------------
+# --- functions ---
 
 
 def engine() -> EngineBase:
@@ -92,8 +90,7 @@ def file_caching(path: str) -> str:
     return path
 
 
-# --- jobs
-# ----------------------------------------------------------------------------------------------------
+# --- jobs ---
 
 JOB_USE_TAGS_IN_PATH = False
 """Experimental: append the tags of a job to the name of its directory."""
@@ -134,8 +131,7 @@ JOB_ADD_STACKTRACE_MAX_COUNT: int | None = 5
 SKIP_IS_FINISHED_TIMEOUT = False
 """Without effect, known for settings files of upstream: finished markers count at once."""
 
-# --- places
-# --------------------------------------------------------------------------------------------------
+# --- places ---
 
 IMPORT_PATHS: list[str] = ["config", "recipe", "recipe/"]
 """Packages, or with a slash at the end directories, that configs and recipes are imported from."""
@@ -151,8 +147,7 @@ FINISHED_LOG: str | None = "log/finished.log"
 TMP_PREFIX = os.path.join(os.environ.get("TMPDIR") or "/tmp", "sis_")
 """How the paths of ``tk.mktemp`` begin."""
 
-# --- waiting: seconds. On one disk nothing has to be waited for; a network file system shows files late.
-# ---------
+# --- waiting, in seconds: one disk needs none of it; a network file system shows files late ---
 
 WAIT_PERIOD_JOB_FS_SYNC = 30
 """How late a file may appear on another machine."""
@@ -177,8 +172,7 @@ TASK_INPUTS_MUST_BE_AVAILABLE = True
 FILESYSTEM_CACHE_TIME = 30
 """How long listings and id lookups may be remembered."""
 
-# --- what the manager shows and does
-# ----------------------------------------------------------------------------
+# --- what the manager shows and does ---
 
 CLEAR_ERROR = False
 """Move every job in error aside and run it again, in each pass."""
@@ -210,8 +204,7 @@ USE_SIGNAL_HANDLERS = False
 MEMORY_PROFILE_LOG: str | None = None
 """Log of the manager's memory, by tracemalloc."""
 
-# --- workers
-# ---------------------------------------------------------------------------------------------------
+# --- workers ---
 
 PLOGGING_INTERVAL = 5
 """Seconds between two measurements of a task's processes."""
@@ -253,8 +246,7 @@ DEFAULT_ENVIRONMENT_SET: dict[str, Any] = {
 }
 """Texts may name variables of the original environment: ``$HOME/bin``."""
 
-# --- reading values
-# ----------------------------------------------------------------------------------------------
+# --- reading values ---
 
 CACHE_FINISHED_RESULTS = False
 """Remember finished jobs, available paths and small values between runs of the manager."""
@@ -267,8 +259,7 @@ LEGACY_PATH_CONVERSION = False
 LEGACY_VARIABLE_CONVERSION = False
 RAISE_VARIABLE_NOT_SET_EXCEPTION = True
 
-# --- names that are part of the format: not meant to be changed
-# ---------------------------------------------------
+# --- names that are part of the format: not meant to be changed ---
 
 JOB_OUTPUT = "output"
 JOB_INPUT = "input"
@@ -314,8 +305,7 @@ SISYPHUS_LOGO = r"""
 """
 """Shown above the help."""
 
-# --- this process
-# --------------------------------------------------------------------------------------------------
+# --- this process ---
 
 BASE_DIR = os.getcwd()
 """Directory the process was started in; relative paths are relative to it."""

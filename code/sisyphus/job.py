@@ -9,9 +9,8 @@ from functools import total_ordering
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sisyphus import global_settings as gs
-from sisyphus import job_status, tools
+from sisyphus import job_setup, job_status, tools
 from sisyphus.configs import origin
-from sisyphus.errors import VariableNotSet
 from sisyphus.job_dir import JobDir
 from sisyphus.job_identity import JobSingleton, created_jobs, default_hash, restore_job
 from sisyphus.job_path import AbstractPath, Path, Variable
@@ -57,7 +56,7 @@ class Job(metaclass=JobSingleton):
     _sis_num_creations = 0
     _sis_needed_for_which_targets: set[str] | None = None
 
-    # --- what recipes override -----------------------------------------------------------------------------
+    # --- what recipes override ------------------------------------------------------------------------------
 
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks, in the order in which they run."""
@@ -217,8 +216,7 @@ class Job(metaclass=JobSingleton):
         """Labels, given at creation or inherited from inputs."""
         return self._sis_tags
 
-    # --- creation
-    # ----------------------------------------------------------------------------------------------
+    # --- creation -------------------------------------------------------------------------------------------
 
     def _sis_init(
         self,
@@ -279,8 +277,7 @@ class Job(metaclass=JobSingleton):
         """The line of a config that made the job, e.g. ``config/quickstart.py:41 in py``."""
         return origin.show(self._sis_origin)
 
-    # --- identity
-    # ---------------------------------------------------------------------------------------------
+    # --- identity -------------------------------------------------------------------------------------------
 
     def _sis_id(self) -> str:
         return self._sis_id_cache
@@ -325,8 +322,7 @@ class Job(metaclass=JobSingleton):
         for path in self._sis_outputs.values():
             path.cached = False  # a job writes its outputs where they belong
 
-    # --- folder
-    # -----------------------------------------------------------------------------------------------
+    # --- folder ---------------------------------------------------------------------------------------------
 
     def _sis_path(
         self, path_type: str | None = None, task_id: int | None = None, abspath: bool = False
@@ -345,27 +341,10 @@ class Job(metaclass=JobSingleton):
 
     def _sis_setup_directory(self, force: bool = False) -> None:
         """Make the folder ready for tasks; once in each process unless forced, or if it is gone."""
-        folder = self._sis_dir
-        if self._sis_setup_since_restart and not force and folder.exists():
+        if self._sis_setup_since_restart and not force and self._sis_setup():
             return
-        creators = {path.creator for path in self._sis_inputs if isinstance(path.creator, Job)}
-        folder.make(sorted(self._sis_output_dirs))
-        folder.link_inputs({creator._sis_id(): creator._sis_path() for creator in creators})
-        folder.write_info(self._sis_info_lines())
-        folder.write_save(self)
+        job_setup.set_up(self)
         self._sis_setup_since_restart = True
-
-    def _sis_info_lines(self) -> list[str]:
-        lines = [f"TAG: {tag}" for tag in sorted(self._sis_tags)]
-        lines += [f"INPUT: {path}" for path in sorted(path.get_path() for path in self._sis_inputs)]
-        lines += [f"PARAMETER: {name}: {_text(value)}" for name, value in sorted(self._sis_kwargs.items())]
-        lines += [f"ALIAS: {alias}" for alias in sorted(self._sis_aliases or ())]
-        for stack in self._sis_stacktrace:
-            lines += ["STACKTRACE:", *stack]
-        if self._sis_stacktrace and self._sis_num_creations > len(self._sis_stacktrace):
-            suppressed = self._sis_num_creations - len(self._sis_stacktrace)
-            lines.append(f"STACKTRACE: ... ({suppressed} more invocations are suppressed)")
-        return lines
 
     def _sis_setup(self) -> bool:
         """Whether the folder is there."""
@@ -394,8 +373,7 @@ class Job(metaclass=JobSingleton):
 
         clean(self._sis_dir, keep_work=gs.JOB_CLEANUP_KEEP_WORK, keep_input=gs.JOB_CLEANUP_KEEP_INPUT)
 
-    # --- state
-    # ------------------------------------------------------------------------------------------------
+    # --- state ----------------------------------------------------------------------------------------------
 
     def _sis_finished(self) -> bool:
         return job_status.is_finished(self)
@@ -415,8 +393,7 @@ class Job(metaclass=JobSingleton):
     def _sis_has_updates(self) -> bool:
         return type(self).update is not Job.update
 
-    # --- tasks
-    # ------------------------------------------------------------------------------------------------
+    # --- tasks ----------------------------------------------------------------------------------------------
 
     def _sis_overwrite_rqmt(self, task_name: str, how: str, rqmt: Mapping[str, Any]) -> Self:
         self._sis_rqmt_overwrites[task_name] = (how, dict(rqmt))
@@ -437,22 +414,3 @@ class Job(metaclass=JobSingleton):
                 (task.set_rqmt if how == "replace" else task.extend_rqmt)(rqmt)
             self._sis_task_cache = tasks
         return self._sis_task_cache
-
-
-def _text(value: object) -> str:
-    """``str(value)``, or its type where the value is not readable now: the info file is no reason to fail."""
-    try:
-        return str(value)
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        OSError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):
-        return f"<{type(value).__name__}>"
-    except VariableNotSet:
-        return f"<{type(value).__name__}, not set>"

@@ -198,8 +198,7 @@ class JobDir:
         except (FileExistsError, NotADirectoryError) as error:
             raise JobDirError(
                 f"cannot make the job folder {self.path}: {error.filename} is in the way and is no "
-                "directory. "
-                "Move it aside."
+                "directory. Move it aside."
             ) from error
 
     def link_inputs(self, creators: Mapping[str, str]) -> None:
@@ -293,8 +292,7 @@ def read_save(path: str) -> Any:
     except (ImportError, AttributeError, TypeError, ValueError, LookupError) as error:
         raise JobDirError(
             f"the job saved in {path} does not fit the code that is there now: {error!r}. Its recipe "
-            "changed, "
-            "or another version of Sisyphus saved it; it is saved anew when the manager sets it up."
+            "changed, or another version of Sisyphus saved it; it is saved anew when the manager sets it up."
         ) from error
 
 

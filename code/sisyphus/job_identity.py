@@ -193,8 +193,7 @@ def _explain_unhashable(cls: type[Job], parsed_args: Mapping[str, Any], error: E
         except RecursionError as cause:
             raise RecursionError(
                 f"{_show(cls)}: argument {name!r} of type {_show(type(value))} contains itself, or is "
-                "nested too deep "
-                "to be hashed"
+                "nested too deep to be hashed"
             ) from cause
         except (AssertionError, TypeError) as cause:
             raise type(cause)(

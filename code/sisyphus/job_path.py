@@ -80,8 +80,7 @@ class AbstractPath(DelayedBase):
         if gs.WARNING_ABSPATH and hash_overwrite is None and path.startswith(gs.BASE_DIR + os.sep):
             logging.warning(
                 f"Absolute path below the project directory: {path}. The ids of jobs using it depend on "
-                "where the "
-                "project lies; give it relative to the project, or with hash_overwrite."
+                "where the project lies; give it relative to the project, or with hash_overwrite."
             )
 
     # --- identity ---
@@ -133,8 +132,7 @@ class AbstractPath(DelayedBase):
         if gs.DELAYED_CHECK_FOR_WORKER and gs.active_engine is None:
             raise AssertionError(
                 f"the value of {self.rel_path()} is read while the graph is built. Use delayed operations, "
-                "or "
-                "switch gs.DELAYED_CHECK_FOR_WORKER off."
+                "or switch gs.DELAYED_CHECK_FOR_WORKER off."
             )
         return self.get_path()
 

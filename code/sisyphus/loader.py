@@ -29,8 +29,7 @@ class RecipeFinder:
     """Finds modules along ``gs.IMPORT_PATHS``, after Python's own finders.
 
     An entry that ends in a slash is a directory whose content is importable by its own name; any other entry
-    is a
-    package: only it and modules below it are looked for there.
+    is a package: only it and modules below it are looked for there.
     """
 
     @classmethod
@@ -131,8 +130,7 @@ def default_config() -> str:
         return gs.CONFIG_FUNCTION_DEFAULT
     raise NoConfigError(
         f"no config: neither the file {gs.CONFIG_FILE_DEFAULT} nor the directory {gs.CONFIG_PREFIX} exists "
-        "in "
-        f"{gs.BASE_DIR}. Name a config, e.g. 'config/exp.py'."
+        f"in {gs.BASE_DIR}. Name a config, e.g. 'config/exp.py'."
     )
 
 
@@ -184,8 +182,7 @@ class ConfigManager:
             if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
                 raise ConfigError(
                     f"config {argument!r}: there is no module {name!r} in {gs.BASE_DIR} or along "
-                    "IMPORT_PATHS "
-                    f"{gs.IMPORT_PATHS}"
+                    f"IMPORT_PATHS {gs.IMPORT_PATHS}"
                 ) from error
             raise
         self._check_shadowing(argument, name, module)

@@ -45,8 +45,7 @@ def setup_path(package: str | None) -> RelPath:
     if not package:
         raise AssertionError(
             "setup_path(__package__) needs a package, but the name is empty: put an __init__.py beside the "
-            "module and "
-            "import it as part of its package"
+            "module and import it as part of its package"
         )
     file = importlib.import_module(package).__file__
     if file is None:
