@@ -103,11 +103,12 @@ def test_clear_error_moves_jobs_aside_by_itself(project):
     assert len(list((project.path / "work/jobs").glob("Second.*.cleared.0001"))) == 1
 
 
-def test_two_managers_run_each_task_once(project):
+def jobs_that_note_their_start(project, num_jobs):
+    """A config of jobs of which each adds a line to the file `starts`."""
     project.config(
-        """
-        for number in range(6):
-            tk.register_output(f"out/{number}", Notes(number).out)
+        f"""
+        for number in range({num_jobs}):
+            tk.register_output(f"out/{{number}}", Notes(number).out)
         """,
         recipe="""
         class Notes(Job):
@@ -123,6 +124,10 @@ def test_two_managers_run_each_task_once(project):
         """,
     )
     (project.path / "work").mkdir()
+
+
+def test_two_managers_run_each_task_once(project):
+    jobs_that_note_their_start(project, 6)
     managers = [project.start_manager(), project.start_manager()]
     for manager in managers:
         output, _ = manager.communicate(timeout=30)
@@ -131,25 +136,7 @@ def test_two_managers_run_each_task_once(project):
 
 
 def test_killing_the_manager_again_and_again_loses_and_repeats_nothing(project):
-    project.config(
-        """
-        for number in range(10):
-            tk.register_output(f"out/{number}", Notes(number).out)
-        """,
-        recipe="""
-        class Notes(Job):
-            def __init__(self, number):
-                self.number = number
-                self.out = self.output_var("out")
-
-            def run(self):
-                with open("../../../../starts", "a") as file:
-                    file.write(f"{self.number}\\n")
-                time.sleep(0.2)
-                self.out.set(self.number)
-        """,
-    )
-    (project.path / "work").mkdir()
+    jobs_that_note_their_start(project, 10)
     for patience_s in (0.35, 0.55, 0.75):
         manager = project.start_manager()
         time.sleep(patience_s)

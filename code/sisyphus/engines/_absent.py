@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sisyphus.engines.base import EngineBase, Requirements
+from sisyphus.engines.base import EngineBase
 from sisyphus.errors import EngineError
 
 if TYPE_CHECKING:
@@ -26,15 +26,7 @@ class AbsentEngine(EngineBase):
             "Sisyphus, which has this engine and goes on in the same work folder."
         )
 
-    def submit_call(
-        self,
-        call: list[str],
-        logpath: str,
-        rqmt: Requirements,
-        name: str,
-        task_name: str,
-        task_ids: list[int],
-    ) -> tuple[str, Any]:
+    def submit_call(self, *args: object, **kwargs: object) -> tuple[str, Any]:
         """Refuse as :meth:`start_engine` does."""
         self.start_engine()
         raise AssertionError("start_engine returned")
