@@ -156,9 +156,9 @@ def test_agrees_with_the_reference(path: Path) -> None:
         pytest.skip(f"method {needed!r} does not exist yet")
     assert runner is not None, f"{needed!r} exists: add a file to vector_cases/ that runs {case.name}"
     result = runner.run(case)
-    for group, tensors in case.groups.items():
-        if not group.startswith("out/"):
-            continue
+    recorded = {group: tensors for group, tensors in case.groups.items() if group.startswith("out/")}
+    assert recorded, f"{case.name}: no tensor out/<group>/<tensor> to compare with"
+    for group, tensors in recorded.items():
         for name, expected in tensors.items():
             torch.testing.assert_close(
                 result[group.removeprefix("out/")][name].double(),

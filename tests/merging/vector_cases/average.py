@@ -33,8 +33,10 @@ def head_policy(params: Any, models: Any) -> dict[str, Any]:
     """Rows of a multi-label head are merged over the models whose data have the label."""
     if params.get("task_type") != "multi_label" or not params["multi_label_head_special"]:
         return {}
-    names = next(iter(models.values()))
+    heads = [name for name in params["multilabel_head_params"] if name in next(iter(models.values()))]
+    if not heads:
+        return {}
     return {
-        "heads": [name for name in params["multilabel_head_params"] if name in names],
+        "heads": heads,
         "label_rows": dict(zip(sorted(models, key=int), params["valid_labels"], strict=True)),
     }

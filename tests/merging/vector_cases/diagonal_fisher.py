@@ -46,19 +46,20 @@ def transformer(case: Any) -> nn.Module:
 
 
 class Perceptron(nn.Module):
-    """``logits = f(x w1 + b1) w2 + b2``, of any depth."""
+    """``logits = g(f(x w1 + b1) w2 + b2) w3 + b3``, of any depth; read from the text of the case."""
 
     def __init__(self, case: Any) -> None:
         super().__init__()
-        (activation,) = re.findall(r"\b(tanh|relu|sigmoid)\(", case.params["model"])
-        self.activation = getattr(torch, activation)
+        formula = case.params["model"].partition(" (")[0]
+        self.activations = [getattr(torch, name) for name in reversed(re.findall(r"(\w+)\(", formula))]
         for name, value in case.groups["in/theta"].items():
             self.register_parameter(name, nn.Parameter(value.clone()))
-        self.depth = sum(name.startswith("w") for name in case.groups["in/theta"])
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in range(1, self.depth + 1):
-            x = x @ getattr(self, f"w{layer}") + getattr(self, f"b{layer}")
-            if layer < self.depth:
-                x = self.activation(x)
+        parameters = dict(self.named_parameters())
+        for layer, activation in enumerate([*self.activations, None], start=1):
+            x = x @ parameters[f"w{layer}"]
+            if f"b{layer}" in parameters:
+                x = x + parameters[f"b{layer}"]
+            x = x if activation is None else activation(x)
         return x

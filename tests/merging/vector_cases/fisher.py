@@ -5,7 +5,7 @@ from typing import Any
 from merging.streaming import merge_tensors
 from torch import Tensor
 
-PREFIXES = ("matena_fisher", "fisher_plain", "fisher_norm", "mats_diagfisher")
+PREFIXES = ("matena", "fisher_plain", "fisher_norm", "mats_diagfisher")
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:
