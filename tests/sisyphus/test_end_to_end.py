@@ -7,6 +7,8 @@ import re
 import signal
 import time
 
+from sisyphus.running import usage
+
 SLOW = """
 class Slow(Job):
     '''Waits for a file `go` in the project; notes each start in the file `starts`.'''
@@ -175,6 +177,34 @@ def test_a_task_killed_by_force_goes_on_with_its_method_for_restarts(project, wa
     assert manager.returncode == 0, output
     assert project.read("output/slow").strip() == "'resumed'"
     assert "RETRY OR CONTINUE TASK" in (project.job_dir("Slow") / "log.run.1").read_text()
+
+
+def test_children_of_a_task_killed_by_force_do_not_run_on(project, wait_for):
+    project.config(
+        'tk.register_output("out", Parent().out)',
+        recipe="""
+        class Parent(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            def tasks(self):
+                yield Task("run", resume="run")
+
+            def run(self):
+                if not File("../../../../pids").exists():
+                    notes = "../../../../pids"
+                    self.sh("sleep 60 & echo {pid} $! > {p}.new; mv {p}.new {p}; wait", pid=os.getpid(), p=notes)
+                self.out.set(1)
+        """,
+    )
+    manager = project.start_manager()
+    wait_for(lambda: (project.path / "pids").exists())
+    worker, child = map(int, project.read("pids").split())
+    os.kill(worker, signal.SIGKILL)
+    output, _ = manager.communicate(timeout=20)
+    assert manager.returncode == 0, output
+    assert "was interrupted, ended the processes that it left" in output
+    wait_for(lambda: usage.process_start(child) is None)
 
 
 def test_a_task_killed_by_force_that_cannot_resume_is_told(project, wait_for):

@@ -41,7 +41,8 @@ class _Entry:
     rqmt: Requirements
     call: list[str] = field(default_factory=list)
     log: str = ""
-    finished_marker: str = ""
+    markers: tuple[str, ...] = ()
+    """Files of which one is there when the task ended by itself: finished, error."""
     record: str = ""
     pid: int | None = None
     devices: list[str] = field(default_factory=list)
@@ -128,9 +129,9 @@ class LocalEngine(EngineBase):
             for task_id in task_ids:
                 log = os.path.join(job_dir, task_entry(gs.JOB_LOG, task_name, task_id))
                 self._refused.pop((name, task_id), None)
-                marker = os.path.join(job_dir, task_entry(gs.JOB_FINISHED_MARKER, task_name, task_id))
+                markers = _markers(job_dir, task_name, task_id)
                 record = os.path.join(logpath, task_entry(_RECORD, task_name, task_id))
-                self._queue.append(_Entry((name, task_id), rqmt, [*call, str(task_id)], log, marker, record))
+                self._queue.append(_Entry((name, task_id), rqmt, [*call, str(task_id)], log, markers, record))
             self._start_fitting()
         self.notify()
         return "local", (name, list(task_ids))
@@ -192,7 +193,9 @@ class LocalEngine(EngineBase):
         pid: int = used["pid"]
         devices = [name for name in str(used.get("cuda_visible_devices") or "").split(",") if name]
         taken = [name for name in devices if name in self._free_devices]
-        entry = _Entry(key, dict(used.get("requested_resources") or {}), pid=pid, devices=taken)
+        markers = _markers(task.job._sis_path(), task.name(), task_id)
+        rqmt = dict(used.get("requested_resources") or {})
+        entry = _Entry(key, rqmt, markers=markers, pid=pid, devices=taken)
         logging.info("Found running: %s %s (process %d)", task.job, task.name(), pid)
         self._take(entry)
         self._watch(entry, _wait_for_stranger, pid)
@@ -221,7 +224,7 @@ class LocalEngine(EngineBase):
         return all(entry.rqmt.get(resource, 0) <= free for resource, free in self._free.items())
 
     def _start(self, entry: _Entry) -> None:
-        if Path(entry.finished_marker).exists():  # another manager was faster
+        if Path(entry.markers[0]).exists():  # another manager was faster
             return
         entry.devices = self._free_devices[: int(entry.rqmt.get("gpu", 0))]
         environment = dict(os.environ)
@@ -267,6 +270,7 @@ class LocalEngine(EngineBase):
 
         def release() -> None:
             wait(*args)
+            _end_what_is_left(entry)
             with self._changed:
                 del self._running[entry.key]
                 self._free_devices = sorted([*self._free_devices, *entry.devices], key=_device_order)
@@ -294,6 +298,26 @@ def _devices(count: int, names: list[str]) -> list[str]:
 
 def _device_order(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdecimal() else (1 << 30, name)
+
+
+def _markers(job_dir: str, task_name: str, task_id: int) -> tuple[str, ...]:
+    kinds = (gs.STATE_FINISHED, gs.STATE_ERROR)
+    return tuple(os.path.join(job_dir, task_entry(kind, task_name, task_id)) for kind in kinds)
+
+
+def _end_what_is_left(entry: _Entry) -> None:
+    """Kill the children of an interrupted task: its next run would find them at work in the same folder."""
+    assert entry.pid is not None, "it was started"
+    if any(Path(marker).exists() for marker in entry.markers):
+        return  # it ended by itself, and what it left running, it left on purpose
+    try:
+        os.killpg(entry.pid, signal.SIGKILL)
+    except ProcessLookupError:  # the usual case: nothing is left
+        return
+    except PermissionError as error:
+        logging.warning("%s was interrupted, its children run on: %s", entry.key[0], error)
+        return
+    logging.info("%s was interrupted, ended the processes that it left", entry.key[0])
 
 
 def _signal(entry: _Entry, signal_number: int) -> None:
