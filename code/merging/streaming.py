@@ -265,6 +265,11 @@ class _Call:
             record["fraction_without_curvature"] = merge.num_without_curvature / max(
                 num_parameters["merged"], 1
             )
+            record["not_in_hessians"] = list(merge.not_in_hessians)
+        if merge.weights.by_task:
+            record["combination_weights"] = {
+                task: {"min": low, "max": high} for task, (low, high) in sorted(merge.weights.by_task.items())
+            }
         if merge.summary is not None:
             record["summary"] = dataclasses.asdict(merge.summary)
         return record

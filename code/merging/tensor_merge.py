@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints import torch_dtype
 from merging.errors import OptionError
+from merging.methods._weights import WeightRange
 from merging.sources import HessianSource, Source, check_finite, for_computing
 from merging.tensor_plan import Plan
 
@@ -58,10 +59,13 @@ class Parameter(Mapping[str, Any]):
         """One tensor or piece, ready for computing.
 
         Rows that the source lacks (``Policy.rows``) are as in the template, with no curvature; surplus rows
-        are left out. Both are at the end, row by row.
+        are left out. Both are at the end, row by row. A parameter that no Hessian holds has no curvature.
         """
         import torch
 
+        if self._name not in source.tensors:  # frozen in training: a Hessian has no such parameter
+            shape = (self.stop - self.start,) if self._shape is None else self._shape
+            return torch.zeros(shape)
         end = min(self.stop, source.tensors[self._name].num_elements)
         tensor = for_computing(source.read_piece(self._name, min(self.start, end), end))
         if end < self.stop:
@@ -107,15 +111,23 @@ class TensorMerge:
         self._inputs = inputs
         self._label_rows = label_rows or {}
         self._in_pieces = hasattr(module, "is_elementwise") and module.is_elementwise(options)
-        self._takes_summary = "summary" in inspect.signature(module.merge).parameters
+        parameters = inspect.signature(module.merge).parameters
+        self._takes_summary, self._takes_watch = "summary" in parameters, "watch" in parameters
         self._hessians = [key for key in inputs if key not in ("base", "models")]
         self.num_without_curvature = 0
         """Merged elements in which every Hessian is zero, of the tensors given so far."""
+        self.weights = WeightRange()
+        """Combination weights of the tensors given so far, of methods that tell them."""
+        sources = [its for key in self._hessians for its in _sources(inputs[key])]
+        self.not_in_hessians = tuple(
+            name for name in plan.merged if sources and not any(name in its.tensors for its in sources)
+        )
+        """Merged tensors that no Hessian holds, such as frozen ones; they count as without curvature."""
         self.summary: Any = None
         """Whole-model numbers of the method, or None."""
         if hasattr(module, "summarize"):
-            parameters = (piece for name in plan.merged for piece in self._pieces(name))
-            self.summary = module.summarize(parameters, options)
+            pieces = (piece for name in plan.merged for piece in self._pieces(name))
+            self.summary = module.summarize(pieces, options)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor of the output, in the dtype and shape of the template.
@@ -161,21 +173,27 @@ class TensorMerge:
         """
         import torch
 
-        def merge(piece: Parameter) -> int:
+        def merge(piece: Parameter) -> tuple[int, WeightRange]:
             inputs: dict[str, Any] = dict(piece)
+            weights = WeightRange()  # of this piece only: others are merged at the same time
             num_without_curvature = self._count_without_curvature(inputs)
             if self._takes_summary:
                 inputs["summary"] = self.summary
+            if self._takes_watch:
+                inputs["watch"] = weights
             result: Tensor = self._module.merge(**inputs, options=self._options)
             merged[piece.start : piece.stop] = result.reshape(-1)
-            return num_without_curvature
+            return num_without_curvature, weights
 
         num_threads = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                return sum(pool.map(merge, pieces))
+                counted = list(pool.map(merge, pieces))
         finally:
             torch.set_num_threads(num_threads)
+        for _, weights in counted:
+            self.weights.add(weights)
+        return sum(num_without_curvature for num_without_curvature, _ in counted)
 
     def _count_without_curvature(self, inputs: Mapping[str, Any]) -> int:
         """Elements in which every Hessian is zero; 0 for methods without Hessians."""
@@ -211,3 +229,8 @@ class TensorMerge:
             total[rows] += model[rows]
             num_owners[rows] += 1
         return total / num_owners.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1))
+
+
+def _sources(value: Source | Mapping[str, Source]) -> list[Source]:
+    """One input of a method as a list."""
+    return list(value.values()) if isinstance(value, Mapping) else [value]

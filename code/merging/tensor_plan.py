@@ -67,6 +67,7 @@ def make_plan(
         OptionError: a pattern that matches nothing.
     """
     _check_patterns([template, *models.values()], policy)
+    _check_hessians(template, hessians)
     tied = _tied(template, models, hessians, vocabulary_size)
     classes: dict[str, list[str]] = {"merged": [], "heads": [], "buffers": [], "copied": []}
     for name, info in sorted(template.tensors.items()):
@@ -76,7 +77,9 @@ def make_plan(
         if kind == "buffers" and policy.buffers == "base":
             kind = "copied"
         if kind != "copied":
-            needed = [*models.values(), *(hessians.values() if kind == "merged" else ())]
+            needed = [*models.values()]
+            if kind == "merged" and any(name in its.tensors for its in hessians.values()):
+                needed += hessians.values()  # a frozen parameter is in none of them: it has no curvature
             if not _fits(name, info, template, needed, policy):
                 kind = "copied"
         classes[kind].append(name)
@@ -177,6 +180,17 @@ def _check_surplus(
             raise CheckpointError(
                 f"checkpoints differ: {name!r} is in {source.label}, but not in {template.label}. "
                 'Pass the policy {"on_missing": "base"} to leave it out.'
+            )
+
+
+def _check_hessians(template: Source, hessians: Mapping[str, Source]) -> None:
+    """Refuse Hessians of something else."""
+    for hessian in hessians.values():
+        if not any(name in hessian.tensors for name in template.tensors):
+            own = ", ".join(map(repr, sorted(hessian.tensors)[:3])) or "none"
+            raise CheckpointError(
+                f"{hessian.label} holds no tensor of {template.label}, whose names are like "
+                f"{min(template.tensors)!r}, but {own}. Estimate it at the model that is merged."
             )
 
 

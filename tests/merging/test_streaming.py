@@ -257,6 +257,37 @@ def test_record(setup: Setup, out: Path) -> None:
     assert sources["base_hessian"]["estimator"] == "fisher_exact"
 
 
+def test_combination_weights(setup: Setup, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their range over the whole model, by task, however many pieces there are."""
+    monkeypatch.setattr(tensor_merge, "PIECE", 3)
+    merge_checkpoints(**setup.on_disk("fisher") | {"options": {"floor": 0.0}}, out=out)
+    a, b = (
+        setup.sizes[task] * torch.cat([its.reshape(-1) for its in setup.curvature[task].values()])
+        for task in TASKS
+    )
+    share = a / (a + b)
+    found = record(out)["combination_weights"]
+    assert found["a"] == {"min": pytest.approx(float(share.min())), "max": pytest.approx(float(share.max()))}
+    assert found["b"]["max"] == pytest.approx(1 - found["a"]["min"])
+    for method, weight in (("average", 0.5), ("task_arithmetic", 1.0)):
+        merge_checkpoints(**setup.on_disk(method), out=out)
+        assert record(out)["combination_weights"]["b"] == {"min": weight, "max": weight}
+
+
+def test_removal_has_negative_weights(setup: Setup, out: Path) -> None:
+    call = setup.on_disk("gradient_matching") | {"options": {"scaling_factor": -0.1, "delta_0": 100.0}}
+    merge_checkpoints(**call, out=out)
+    prior = 100 + 7 * torch.cat([its.reshape(-1) for its in setup.curvature["base"].values()])
+    a, b = (
+        setup.sizes[task] * torch.cat([its.reshape(-1) for its in setup.curvature[task].values()])
+        for task in TASKS
+    )
+    weights = -0.1 * (prior + a) / (prior - 0.1 * (a + b)).maximum(0.1 * prior)
+    found = record(out)["combination_weights"]["a"]
+    assert found["min"] == pytest.approx(float(weights.min()), rel=1e-4)
+    assert found["max"] == pytest.approx(float(weights.max()), rel=1e-4)
+
+
 def test_fraction_without_curvature(
     setup: Setup, write_hessian_of: WriteHessian, tmp_path: Path, out: Path
 ) -> None:
@@ -579,6 +610,33 @@ def test_hessian_of_another_model(setup: Setup, out: Path) -> None:
     with pytest.raises(CheckpointError, match="base_hessian was estimated at other weights than base"):
         merge_checkpoints(**call, out=out)
     assert not out.exists()
+
+
+def test_a_frozen_parameter_is_in_no_hessian(setup: Setup, out: Path, write_hessian_of: WriteHessian) -> None:
+    """It has no curvature then, which is counted: gradient matching is task arithmetic there."""
+    for name in ("base", *TASKS):
+        shutil.rmtree(setup.hessians[name])
+        del setup.curvature[name]["norm.weight"]
+        write_hessian_of(setup.folders[name], setup.curvature[name])
+    merge_checkpoints(**setup.on_disk("gradient_matching"), out=out)
+    base, a, b = (setup.tensors[name]["norm.weight"] for name in ("base", *TASKS))
+    assert_close(read(out)["norm.weight"], base + (a - base) + (b - base))
+    found = record(out)
+    assert found["not_in_hessians"] == ["norm.weight"]
+    assert found["fraction_without_curvature"] == pytest.approx(5 / 77)
+    assert torch.equal(
+        read(out)["norm.weight"], merge_tensors(**setup.in_memory("gradient_matching"))["norm.weight"]
+    )
+
+
+def test_a_hessian_of_something_else(setup: Setup) -> None:
+    call = setup.in_memory("fisher")
+    call["extras"]["hessians"]["b"] = {"other.weight": torch.ones(2)}
+    text = (
+        r"hessians\['b'\] holds no tensor of base, .* like 'classifier\.bias', but 'other\.weight'\. Estimate"
+    )
+    with pytest.raises(CheckpointError, match=text):
+        merge_tensors(**call | {"policy": {"on_missing": "base"}})
 
 
 def test_hessian_without_a_parameter(setup: Setup, out: Path, write_hessian_of: WriteHessian) -> None:

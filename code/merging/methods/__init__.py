@@ -12,6 +12,9 @@ options) -> Summary``, and may take ``summary`` in ``merge``: ``parameters`` run
 (or their pieces), each a mapping of the inputs of ``merge`` that reads a tensor when it is asked for. The
 fields of a ``Summary`` are numbers and go into ``merge.json``.
 
+A method whose result is a combination of the models, or of their differences to the base, may take ``watch``
+(:class:`merging.methods._weights.Watch`, or None) and tell it each task's weights, for ``merge.json``.
+
 An option whose value is a mapping goes from task to value and names every task.
 """
 
@@ -28,7 +31,7 @@ from merging.options import parse
 from merging.registry import Registry, unknown
 
 _REGISTRY = Registry(__name__, __path__, "merge method")
-_NOT_INPUTS = ("options", "summary")
+_NOT_INPUTS = ("options", "summary", "watch")
 _CHECKPOINTS = ("base", "models")
 
 _HESSIAN_KEYS = ("hessian", "scale")

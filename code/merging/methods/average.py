@@ -17,6 +17,8 @@ from merging.methods._tasks import check_finite, per_task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._weights import Watch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -43,12 +45,13 @@ def is_elementwise(options: Options) -> bool:
     return True
 
 
-def merge(models: Mapping[str, Tensor], options: Options) -> Tensor:
+def merge(models: Mapping[str, Tensor], options: Options, watch: Watch | None = None) -> Tensor:
     """Merge one parameter, elementwise.
 
     Args:
         models: theta_t by task, of one shape, any rank.
         options: weights.
+        watch: is told the weights of each task's model.
 
     Returns:
         The merged parameter. Inputs are not modified.
@@ -60,4 +63,6 @@ def merge(models: Mapping[str, Tensor], options: Options) -> Tensor:
     merged = torch.zeros_like(next(iter(models.values())))
     for task, weight in weights.items():
         merged.add_(models[task], alpha=weight / divisor)
+        if watch is not None:
+            watch(task, weight / divisor)
     return merged

@@ -23,6 +23,8 @@ from merging.methods._tasks import check_finite, per_task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._weights import Watch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -84,7 +86,11 @@ def is_elementwise(options: Options) -> bool:
 
 
 def merge(
-    models: Mapping[str, Tensor], hessians: Mapping[str, Tensor], options: Options, summary: Summary
+    models: Mapping[str, Tensor],
+    hessians: Mapping[str, Tensor],
+    options: Options,
+    summary: Summary,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Merge one parameter, elementwise but for the norm of a tensor; all tensors of one shape, any rank.
 
@@ -93,6 +99,7 @@ def merge(
         hessians: F_t by task, >= 0.
         options: weights, floor, normalisation.
         summary: means and norms of the whole Fishers.
+        watch: is told the weights of each task's model.
 
     Returns:
         The merged parameter. Inputs are not modified.
@@ -115,6 +122,9 @@ def merge(
         share = weight.div_(largest).masked_fill_(empty, coefficients[task])  # in 0..1: no under- or overflow
         total += share
         merged.addcmul_(share, models[task])
+    if watch is not None:
+        for task, share in weights.items():
+            watch(task, share.div_(total))
     return merged.div_(total)
 
 

@@ -28,6 +28,8 @@ from merging.methods._tasks import check_finite, per_task, values
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._weights import Watch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -100,6 +102,7 @@ def merge(
     base_hessian: Tensor,
     hessians: Mapping[str, Tensor],
     options: Options,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Merge one parameter, elementwise; all tensors of one shape, any rank.
 
@@ -109,6 +112,7 @@ def merge(
         base_hessian: diagonal of H_0, >= 0, summed over the training examples.
         hessians: diagonals of H_t by task, >= 0, summed over the training examples.
         options: scaling factors, delta_0.
+        watch: is told the weights of each task's difference to the base.
 
     Returns:
         The merged parameter. Inputs are not modified.
@@ -124,6 +128,8 @@ def merge(
     for task, factor in alpha.items():
         pull = (hessians[task] / precision).masked_fill_(empty, 0.0).add_(anchor)
         merged.addcmul_(pull, models[task] - base, value=factor)
+        if watch is not None:
+            watch(task, pull, factor=factor)
     return merged
 
 

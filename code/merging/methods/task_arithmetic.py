@@ -17,6 +17,8 @@ from merging.methods._tasks import check_finite, per_task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._weights import Watch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -34,13 +36,14 @@ def is_elementwise(options: Options) -> bool:
     return True
 
 
-def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tensor:
+def merge(base: Tensor, models: Mapping[str, Tensor], options: Options, watch: Watch | None = None) -> Tensor:
     """Merge one parameter, elementwise.
 
     Args:
         base: theta_0.
         models: theta_t by task, of the same shape.
         options: scaling factors.
+        watch: is told the weights of each task's difference to the base.
 
     Returns:
         The merged parameter. Inputs are not modified.
@@ -49,4 +52,6 @@ def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tenso
     merged = base.clone()
     for task, factor in alpha.items():
         merged.add_(models[task] - base, alpha=factor)
+        if watch is not None:
+            watch(task, factor)
     return merged
