@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -33,6 +34,11 @@ class Step(Job):
         print("step", self.name)
         self.out.set(1 + (self.previous.get() if self.previous is not None else 0))
 """
+
+
+def _heed_ctrl_c() -> None:
+    """A test run in the background (``nohup``, ``&``) ignores SIGINT, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Project:
@@ -110,6 +116,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             env=self.environment(),
+            preexec_fn=_heed_ctrl_c,
         )
 
     def job_dir(self, name: str) -> Path:
