@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobSingleton", "created_jobs", "job_finished"]
 
-_NOT_PICKLED = frozenset({"_sis_blocks", "_sis_worker_wrapper", "_sis_task_cache", "_sis_available_inputs"})
+_NOT_PICKLED = frozenset(
+    {"_sis_blocks", "_sis_worker_wrapper", "_sis_task_cache", "_sis_available_inputs", "_sis_broken"}
+)
 
 
 def job_finished(path: str) -> bool:
@@ -48,6 +50,7 @@ class Job(metaclass=JobSingleton):
     _sis_vis_name: str | None = None
     _sis_keep_value: int | None = None
     _sis_is_finished = False
+    _sis_broken: str | None = None
     _sis_hold_asked = False
     _sis_setup_since_restart = False
     _sis_num_inputs_updated = -1
@@ -363,6 +366,7 @@ class Job(metaclass=JobSingleton):
 
     def _sis_forget(self) -> None:
         self._sis_is_finished = False
+        self._sis_broken = None
         self._sis_setup_since_restart = False
         self._sis_task_cache = None
         finished_results_cache.forget_job(self._sis_path())

@@ -24,6 +24,7 @@ written into a temporary sibling and renamed.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -96,6 +97,10 @@ class JobDir:
         try:
             return frozenset(os.listdir(self.path))
         except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # it cannot be there; making it will say why
+                raise
             return frozenset()
 
     # --- markers ---

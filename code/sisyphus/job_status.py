@@ -60,7 +60,10 @@ def is_finished(job: Job) -> bool:
     if _nesting.active or not folder.exists():
         return False
     with _nested():
-        if not is_runnable(job) or not all(task.finished() for task in job._sis_tasks()):
+        if not is_runnable(job):
+            return False
+        tasks = tasks_of(job)
+        if not tasks or not all(task.finished() for task in tasks):
             return False
     _declare_finished(job)
     return True
@@ -100,18 +103,38 @@ def inputs_available(job: Job) -> bool:
     return True
 
 
+def tasks_of(job: Job) -> list[Task]:
+    """The tasks; none if ``tasks`` raises, because one broken recipe must not stop all other jobs."""
+    if job._sis_broken is None:
+        try:
+            return job._sis_tasks()
+        except Exception as error:  # noqa: BLE001 - any code of a recipe may stand behind it
+            _note_broken(job, "tasks", error)
+    return []
+
+
+def _note_broken(job: Job, method: str, error: Exception) -> None:
+    """Log it once; from now on the job is in error, until the manager is started again."""
+    job._sis_broken = f"{type(job).__name__}.{method}() failed: {type(error).__name__}: {error}"
+    logging.error(f"{job}: {job._sis_broken}", exc_info=error)
+
+
 def is_runnable(job: Job) -> bool:
     """Whether all inputs are there, also those that ``update`` adds."""
-    if not inputs_available(job):
+    if job._sis_broken is not None or not inputs_available(job):
         return False
     if not job._sis_has_updates():
         return True
     with graph_lock:
         while job._sis_num_inputs_updated != len(job._sis_inputs):
             before = len(job._sis_inputs)
-            with blocks_set_to(job._sis_blocks):
-                job.update()
-            job._sis_collect_inputs()
+            try:
+                with blocks_set_to(job._sis_blocks):
+                    job.update()
+                job._sis_collect_inputs()
+            except Exception as error:  # noqa: BLE001 - any code of a recipe may stand behind it
+                _note_broken(job, "update", error)
+                return False
             if len(job._sis_inputs) == before:
                 job._sis_num_inputs_updated = before
             if not inputs_available(job):
@@ -123,7 +146,7 @@ def next_task(job: Job) -> Task | None:
     """Return the first task that is not finished; None if the inputs are not there or all are finished."""
     if not is_runnable(job):
         return None
-    return next((task for task in job._sis_tasks() if not task.finished()), None)
+    return next((task for task in tasks_of(job) if not task.finished()), None)
 
 
 def job_state(job: Job, engine: EngineBase | None) -> State:
@@ -134,11 +157,13 @@ def job_state(job: Job, engine: EngineBase | None) -> State:
     if job._sis_hold_asked or folder.is_on_hold():
         return State.HOLD
     if not is_runnable(job):
-        return State.WAITING
+        return State.WAITING if job._sis_broken is None else State.ERROR
     if not folder.exists():
         return State.RUNNABLE
     task = next_task(job)
     if task is not None:
         return task.state(engine)
+    if job._sis_broken is not None:
+        return State.ERROR
     # the last marker appeared between the two looks
     return State.FINISHED if is_finished(job) else State.RUNNABLE

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sisyphus.global_settings as gs
 from sisyphus.errors import RefusedError, SisyphusError
 from sisyphus.job_identity import created_jobs
+from sisyphus.job_status import tasks_of
 from sisyphus.loader import config_manager
 from sisyphus.memory_profile import MemoryProfile
 from sisyphus.outputs.links import create_aliases
@@ -230,7 +231,7 @@ class Manager(threading.Thread):
         return any(
             task.state(self.engine, task_id) in (gs.STATE_RUNNING, gs.STATE_QUEUE)
             for job in self.states.get(gs.STATE_ERROR, ())
-            for task in job._sis_tasks()
+            for task in tasks_of(job)
             for task_id in task.task_ids()
             if task.started(task_id)
         )
@@ -341,10 +342,11 @@ class Manager(threading.Thread):
         self._wake.set()
 
     def _clear_job(self, job: Job) -> None:
-        for task in job._sis_tasks():
+        for task in tasks_of(job):
             if any(task.state(self.engine, task_id) == gs.STATE_RUNNING for task_id in task.task_ids()):
                 self.engine.cancel(task)
-        job._sis_move()
+        if job._sis_setup():  # a job whose code is broken may have none
+            job._sis_move()
         self._set_up.discard(job)
         logging.warning("Cleared %s: its directory was moved aside, it runs again", job)
 

@@ -193,7 +193,8 @@ def test_children_of_a_task_killed_by_force_do_not_run_on(project, wait_for):
             def run(self):
                 if not File("../../../../pids").exists():
                     notes = "../../../../pids"
-                    self.sh("sleep 60 & echo {pid} $! > {p}.new; mv {p}.new {p}; wait", pid=os.getpid(), p=notes)
+                    command = "sleep 60 & echo {pid} $! > {p}.new; mv {p}.new {p}; wait"
+                    self.sh(command, pid=os.getpid(), p=notes)
                 self.out.set(1)
         """,
     )

@@ -255,6 +255,63 @@ def test_the_memory_profile(project):
     assert "MB, peak" in project.read("memory.log")
 
 
+def test_broken_code_of_a_recipe_does_not_stop_the_others(project):
+    project.config(
+        """
+        first = Step("first").out
+        tk.register_output("typo", Typo(first).out)
+        tk.register_output("update", Updates(first).out)
+        tk.register_output("good", Step("good", Step("second", first).out).out)
+        """,
+        recipe="""
+        class Typo(Job):
+            def __init__(self, number):
+                self.number = number
+                self.out = self.output_var("out")
+
+            def tasks(self):
+                yield Task("rum")
+
+        class Updates(Typo):
+            def update(self):
+                raise ValueError("in update")
+        """,
+    )
+    for attempt in range(2):  # with a folder of the first attempt, too
+        done = project.manager("-io")
+        assert done.returncode == 1
+        assert project.read("output/good").strip() == "3"
+        assert done.stderr.count("Typo has no method 'rum'") >= 1
+        assert done.stderr.count("Traceback") == 2, attempt  # each is told once
+        assert "Typo.tasks() failed: AttributeError: Typo has no method 'rum'" in done.stderr
+        assert "Updates.update() failed: ValueError: in update" in done.stderr
+        assert "2 failed" in done.stderr
+    assert "Cleared Job<work/jobs/Typo." in project.manager("-co").stderr
+
+
+def test_a_name_that_no_file_system_takes_does_not_stop_the_others(project):
+    project.config(
+        'tk.register_output("long", Long().out)\ntk.register_output("good", Step("good").out)',
+        recipe="""
+        class Long(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            @classmethod
+            def hash(cls, parsed_args):
+                return 300 * "h"
+
+            def run(self):
+                self.out.set(1)
+        """,
+    )
+    done = project.manager()
+    assert done.returncode == 1
+    assert "File name too long" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert project.read("output/good").strip() == "1"
+
+
 def test_a_job_that_cannot_be_set_up_does_not_stop_the_others(project):
     project.config('tk.register_output("a", Step("a").out)\ntk.register_output("b", Step("b").out)')
     project.sis("manager", "config/exp.py", stdin="s\nn\n")

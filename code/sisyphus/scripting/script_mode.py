@@ -11,6 +11,7 @@ import sisyphus.global_settings as gs
 from sisyphus.engines import cached_engine
 from sisyphus.errors import BlockedWorkflow
 from sisyphus.job_path import AbstractPath
+from sisyphus.job_status import tasks_of
 from sisyphus.paths.extract import extract_paths
 from sisyphus.terminal import logs, overview
 
@@ -175,7 +176,11 @@ def _next_task(missing: list[AbstractPath], failed: set[Job]) -> Task | None:
 def _why_blocked(missing: list[AbstractPath], failed: set[Job]) -> str:
     lines = [f"nothing more can run, but {len(missing)} of the paths asked for are missing."]
     for job in _jobs_below(missing):
-        if job in failed or (job._sis_setup() and any(task.error() for task in job._sis_tasks())):
+        if (
+            job in failed
+            or job._sis_broken
+            or (job._sis_setup() and any(task.error() for task in tasks_of(job)))
+        ):
             lines.append(f"{job} failed:")
             lines += overview.failure(job, cached_engine())
     needed = {path for job in _jobs_below(missing) for path in job._sis_inputs}.union(missing)

@@ -54,8 +54,9 @@ class PlainDisplay:
     def show(self, states: overview.States, num_finished: int) -> None:
         """Counts and progress, if nothing was said for a while."""
         now = time.monotonic()
-        running = sorted(states.get(gs.STATE_RUNNING, ()))
-        self._running_since = {job: self._running_since.get(job, now) for job in running}
+        since = {job: self._running_since.get(job, now) for job in states.get(gs.STATE_RUNNING, ())}
+        longest_first = sorted(since, key=lambda job: (since[job], overview.short_name(job)))
+        self._running_since = {job: since[job] for job in longest_first}
         counts = f"finished({num_finished}) {overview.counts_text(overview.unfinished(states))}"
         if counts != self._counts:
             self._counts, self._silent_since, self._silence_s = counts, now, FIRST_SILENCE_S

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
+from sisyphus.job_status import tasks_of
 from sisyphus.running import usage
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ def _answer(question: Callable[[], Any]) -> Any:
 def failure(job: Job, engine: EngineBase) -> list[str]:
     """Lines that say why a job failed: the config line that made it, the end of the logs of failed tasks."""
     why = [f"    made at {job._sis_created_at}"] if job._sis_created_at else []
+    if job._sis_broken is not None:
+        why.append(f"    {job._sis_broken}")
     for log in failed_logs(job, engine)[: gs.PRINT_ERROR_TASKS]:
         tail = last_lines(log, gs.PRINT_ERROR_LINES)
         if tail:
@@ -206,9 +209,11 @@ def failed_logs(job: Job, engine: EngineBase) -> list[str]:
 
 
 def _failed_tasks(job: Job, engine: EngineBase) -> list[tuple[Any, int]]:
+    if not job._sis_setup():
+        return []
     return [
         (task, task_id)
-        for task in job._sis_tasks()
+        for task in tasks_of(job)
         for task_id in task.task_ids()
         if task.state(engine, task_id) in FAILED
     ]
