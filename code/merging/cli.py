@@ -60,10 +60,9 @@ def _download(*, source: str | None, model: str | None, out: str, **rest: Any) -
 
 
 def _train(*, out: str, work: str | None, **rest: Any) -> str:
-    from merging.training.run import train
+    from merging.training.run import train, work_folder
 
-    work = work or f"{out.rstrip('/')}.work"
-    with shown(Path(work) / "progress.jsonl", sys.stderr):
+    with shown(Path(work or work_folder(out)) / "progress.jsonl", sys.stderr):
         train(out=out, work=work, **rest)
     return f"wrote {out}"
 
@@ -145,6 +144,12 @@ def _evaluation_options(known: Mapping[str, Any]) -> type:
     return EvaluationOptions
 
 
+def _prediction_options(known: Mapping[str, Any]) -> type:
+    from merging.evaluation.options import PredictionOptions
+
+    return PredictionOptions
+
+
 def _table_options(known: Mapping[str, Any]) -> type:
     from merging.tables.rows import TableOptions
 
@@ -187,7 +192,11 @@ COMMANDS: tuple[Command, ...] = (
             ),
             _SEED,
             _OUT,
-            Argument(name="work", help="checkpoints and progress (default: beside --out)", metavar="FOLDER"),
+            Argument(
+                name="work",
+                help="checkpoints and progress (default: beside --out, removed at the end)",
+                metavar="FOLDER",
+            ),
             Argument(
                 name="checkpoint_steps",
                 help="optimizer steps between two checkpoints",
@@ -199,7 +208,8 @@ COMMANDS: tuple[Command, ...] = (
         run=_train,
         options=_training_options,
         epilog="example:\n  merging train --task-type sequence_classification --model roberta-base \\\n"
-        "    --data 'data/yelp:train[:90%]' --validation 'data/yelp:train[90%:]' --out models/yelp",
+        "    --data 'data/yelp:train[:90%]' --validation 'data/yelp:train[90%:]' --max-tokens 384 \\\n"
+        "    --learning-rate 1e-5 --batch-size 16 --num-epochs 1 --out models/yelp",
     ),
     Command(
         name="hessian",
@@ -220,7 +230,7 @@ COMMANDS: tuple[Command, ...] = (
         run=_hessian,
         options=_hessian_options,
         epilog="example:\n  merging hessian --task-type sequence_classification --model models/yelp \\\n"
-        "    --data 'data/yelp:train' --max-examples 500 --out hessians/yelp",
+        "    --data 'data/yelp:train' --max-examples 500 --max-tokens 384 --out hessians/yelp",
     ),
     Command(
         name="merge",
@@ -278,7 +288,7 @@ COMMANDS: tuple[Command, ...] = (
         run=_evaluate,
         options=_evaluation_options,
         epilog="example:\n  merging evaluate --task-type sequence_classification --model merged \\\n"
-        "    --data yelp=data/yelp:test sst2=data/sst2:validation --out results/merged",
+        "    --data yelp=data/yelp:test sst2=data/sst2:validation --max-tokens 384 --out results/merged",
     ),
     Command(
         name="predict",
@@ -296,9 +306,9 @@ COMMANDS: tuple[Command, ...] = (
             Argument(name="out", help="file to write", metavar="FILE", required=True),
         ),
         run=_predict,
-        options=_evaluation_options,
+        options=_prediction_options,
         epilog="example:\n  merging predict --task-type sequence_classification --model merged \\\n"
-        "    --data data/yelp:test --out predictions.jsonl",
+        "    --data data/yelp:test --max-tokens 384 --out predictions.jsonl",
     ),
     Command(
         name="report",

@@ -139,7 +139,8 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
     early = {**config, **_early(command, argv)}
     options_class = command.options(early) if command.options else None
     given, options = _flags(command, options_class, argv)
-    values = {name: argument.default for name, argument in known.items()} | config | given
+    from_file = {key: _from_file(known[key], value) for key, value in config.items() if key in known}
+    values = {name: argument.default for name, argument in known.items()} | from_file | given
     missing = [
         argument.flag for argument in command.arguments if argument.required and values[argument.name] is None
     ]
@@ -234,6 +235,15 @@ def _read(argument: Argument, value: Any) -> Any:
             raise OptionError(f"{argument.flag}: task {task!r} is given twice.")
         found[task] = argument.read(text)
     return found
+
+
+def _from_file(argument: Argument, value: Any) -> Any:
+    """A value of the JSON file; data sets may be written as they are on the command line."""
+    if argument.read not in (dataset, dataset_or_file):
+        return value
+    if argument.by_task and isinstance(value, Mapping):
+        return {task: argument.read(its) if isinstance(its, str) else its for task, its in value.items()}
+    return argument.read(value) if isinstance(value, str) else value
 
 
 def _config_of(command: Command, argv: Sequence[str]) -> dict[str, Any]:

@@ -117,6 +117,14 @@ def _default(field: dataclasses.Field[Any]) -> str | None:
 
 def _field_texts(options_class: type) -> dict[str, str]:
     """The string that stands below each field; Python does not keep it, so the source is read."""
+    texts: dict[str, str] = {}
+    for base in reversed(options_class.__mro__[:-1]):  # the last is object
+        texts |= _own_field_texts(base)
+    return texts
+
+
+def _own_field_texts(options_class: type) -> dict[str, str]:
+    """Those of the fields that one class adds to its bases."""
     body = typing.cast(
         ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(options_class))).body[0]
     ).body

@@ -289,6 +289,7 @@ def test_a_refused_training_leaves_its_work_folder_free(there: Path, refused: Ca
     """Else the mended command would be refused, too: the folder would hold another training."""
     refused(train(model="three"), "was trained for the labels")
     assert cli.main(train()) == 0
+    assert [path.name for path in Path("out").iterdir()] == ["model"]  # nothing is left of it at the end
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from merging import cli, methods
 from merging.command_line import Argument, Command, dataset, dataset_or_file, parse
 from merging.errors import OptionError
+from merging.options import parse as options_parse
+from merging.training.options import TrainingOptions
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -138,6 +141,31 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         "out": "there",
         "policy": None,
     }
+
+
+def test_data_sets_in_the_file_are_written_as_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "evaluate.json"
+    whole = {"data": "data/sst2", "split": "test", "shuffle_seed": 1}
+    config = {"task_type": "t", "model": "m", "data": {"a": "data/yelp:test[:9]", "b": whole}, "out": "o"}
+    file.write_text(json.dumps(config))
+    found = parse(command("evaluate"), ["--config", str(file)])["data"]
+    assert found == {"a": {"data": "data/yelp", "split": "test[:9]"}, "b": whole}
+    file.write_text(json.dumps({**config, "data": "data/yelp:train"}))
+    found = parse(command("train"), ["--config", str(file)])["data"]
+    assert found == {"data": "data/yelp", "split": "train"}
+
+
+@pytest.mark.parametrize("name", ["train", "hessian", "evaluate", "predict", "download", "merge"])
+def test_the_example_of_a_command_is_complete(name: str) -> None:
+    """Every flag exists, and the options are those that a text model needs."""
+    line = command(name).epilog.removeprefix("example:\n").replace("\\\n", " ")
+    program, first, *words = shlex.split(line)
+    assert (program, first) == ("merging", name)
+    values = parse(command(name), words)
+    if name == "train":
+        options_parse(TrainingOptions, values["options"], owner="training")
+    if name in ("train", "hessian", "evaluate", "predict"):
+        assert values["options"]["max_tokens"] > 0
 
 
 def test_types_of_flags() -> None:

@@ -10,13 +10,22 @@ from merging.options import check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """What is measured, and how sure we are."""
+class PredictionOptions:
+    """How a model is run."""
 
     batch_size: int = 32
     """Examples in one forward pass; no influence on the result but for rounding."""
     max_tokens: int | None = None
     """Texts are cut to so many tokens; images need none."""
+
+    def __post_init__(self) -> None:
+        _check_positive(batch_size=self.batch_size, max_tokens=self.max_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(PredictionOptions):
+    """What is measured, and how sure we are."""
+
     metrics: tuple[str, ...] | None = None
     """Folders in ``evaluation/metrics``; None: those of the task type."""
     bootstrap_samples: int = 1000
@@ -25,10 +34,8 @@ class EvaluationOptions:
     """Of the resampling."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_tokens", "bootstrap_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name} must be at least 1, got {value}.")
+        super().__post_init__()
+        _check_positive(bootstrap_samples=self.bootstrap_samples)
         check_seed(self.seed, owner="evaluation")
         if self.metrics is not None and not self.metrics:
             raise OptionError(
@@ -36,3 +43,10 @@ class EvaluationOptions:
             )
         for name in self.metrics or ():
             metrics.check(name)
+
+
+def _check_positive(**counts: int | None) -> None:
+    """Raise OptionError for a number below 1; None is none."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise OptionError(f"{name} must be at least 1, got {value}.")

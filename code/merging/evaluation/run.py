@@ -16,7 +16,7 @@ from merging import models, tasks
 from merging.data import encoded, splits
 from merging.errors import DataError, DiskSpaceError, OptionError
 from merging.evaluation import metrics
-from merging.evaluation.options import EvaluationOptions
+from merging.evaluation.options import EvaluationOptions, PredictionOptions
 from merging.options import parse
 from merging.publishing import is_disk_full, published_folder
 from merging.tasks import TaskType
@@ -98,13 +98,13 @@ def predict(
         model: model folder.
         data: what :func:`evaluate` takes for one task, or a Parquet, CSV, JSON-lines or Arrow file whose
             columns are named as ours (``text``, ``text_pair``, ``image``).
-        options: ``batch_size`` and ``max_tokens`` of :class:`merging.evaluation.options.EvaluationOptions`.
+        options: fields of :class:`merging.evaluation.options.PredictionOptions`.
         out: file to write; appears complete or not at all.
 
     Raises:
         MergingError: its subclasses.
     """
-    parsed = parse(EvaluationOptions, options, owner="prediction")
+    parsed = parse(PredictionOptions, options, owner="prediction")
     task = tasks.load(task_type)
     folder = models.locate(model)
     network, processor = task.load_model(folder), task.load_processor(model=folder)

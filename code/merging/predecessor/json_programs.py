@@ -55,7 +55,7 @@ def _train(argv: Sequence[str]) -> None:
             options=options,
             seed=config.get("seed", DEFAULT_SEED),
             out=config["output_dir"],
-            work=f"{str(config['output_dir']).rstrip('/')}.work",
+            work=None,
         )
     say(f"wrote {config['output_dir']}")
 

@@ -61,7 +61,7 @@ def train(
     options: Mapping[str, Any],
     seed: int,
     out: str | os.PathLike[str],
-    work: str | os.PathLike[str],
+    work: str | os.PathLike[str] | None,
     checkpoint_steps: int = 500,
 ) -> None:
     """Train a model and publish it as a folder.
@@ -78,7 +78,7 @@ def train(
         seed: of new weights, order and dropout. The caller's generators are left as they were.
         out: model folder to publish: weights, config, processor, ``training.json``, ``training_log.csv``.
         work: folder of checkpoints and ``progress.jsonl``; may hold those of a killed run of the same
-            training.
+            training. None: :func:`work_folder`, which is removed at the end.
         checkpoint_steps: a checkpoint is written every so many steps; no influence on the result.
 
     Raises:
@@ -111,7 +111,7 @@ def train(
         "validation": splits.describe(validation) if validation is not None else None,
         "label_names": list(label_names),
     }
-    work = Path(work).resolve()
+    own_work, work = work is None, Path(work or work_folder(out)).resolve()
     with _generators_kept():
         network = task.build_model(
             model=start,
@@ -167,6 +167,14 @@ def train(
     }
     _publish(Path(out), network, processor, record, trainer.state.log_history, task.MAIN_METRIC)
     _clean(work)
+    if own_work:
+        shutil.rmtree(work)
+
+
+def work_folder(out: str | os.PathLike[str]) -> Path:
+    """Where a training of ``out`` keeps its checkpoints, unless it is told otherwise: beside it."""
+    out = Path(out).resolve()
+    return out.with_name(f"{out.name}.work")
 
 
 def _label_names(task: TaskType, data: Any, validation: Any) -> tuple[str, ...]:
