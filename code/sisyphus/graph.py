@@ -84,13 +84,13 @@ class SISGraph:
         if target in self._targets:
             return
         if isinstance(target, OutputPath):
-            known = self.output.get(target.name)
+            known = self.output.get(target.place)
             if known is not None:
                 logging.warning(
-                    f"Output name {target.name!r} is used twice, for {known.rel_path()} and for "
+                    f"Output name {target.place!r} is used twice, for {known.rel_path()} and for "
                     f"{target.sis_path.rel_path()}: the one that is finished last is seen there"
                 )
-            self.output[target.name] = target.sis_path
+            self.output[target.place] = target.sis_path
         self._targets[target] = None
         self.targets_dict[target.name] = target
 

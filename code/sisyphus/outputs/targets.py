@@ -62,25 +62,30 @@ class OutputPath(OutputTarget):
     """A path that is linked below ``output/`` when it is there."""
 
     def __init__(self, output_path: str, sis_path: AbstractPath) -> None:
-        if sis_path.creator is None:  # else the job remembers all prefixes that it was made under
-            output_path = os.path.join(gs.ALIAS_AND_OUTPUT_SUBDIR, output_path)
         super().__init__(output_path, sis_path)
         self.sis_path = sis_path
+        self.place = os.path.join(gs.ALIAS_AND_OUTPUT_SUBDIR, output_path)
+        """Where it is seen below ``output/``, by the settings at its registration."""
+        # a job remembers all prefixes that it was made under; a path without a job has but this one
+        self._linked_name = self.place if sis_path.creator is None else output_path
 
     def run_when_done(self, write_output: WriteOutput | None = None) -> None:
         """Make the links, or renew them."""
         super().run_when_done()
-        (write_output or links.update_output)(self.name, self.sis_path)
+        (write_output or links.update_output)(self._linked_name, self.sis_path)
 
     def links(self) -> list[str]:
         """Return where it is linked: once for each prefix that its job was made under."""
-        return links.output_links(self.name, self.sis_path)
+        return links.output_links(self._linked_name, self.sis_path)
+
+    def _key(self) -> tuple[str, AbstractPath]:
+        return self._linked_name, self.sis_path
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, OutputPath) and (self.name, self.sis_path) == (other.name, other.sis_path)
+        return isinstance(other, OutputPath) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash((self.name, self.sis_path))
+        return hash(self._key())
 
 
 class OutputReport(OutputTarget):

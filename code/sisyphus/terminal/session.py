@@ -16,7 +16,6 @@ from sisyphus.errors import OptionError
 from sisyphus.graph import graph
 from sisyphus.loader import config_manager
 from sisyphus.manager import Manager, Summary
-from sisyphus.outputs import links
 from sisyphus.outputs.targets import OutputPath, OutputReport, OutputTarget
 from sisyphus.results_cache import finished_results_cache
 from sisyphus.terminal import overview
@@ -235,5 +234,5 @@ def _print_outputs(title: str, places: Collection[str]) -> None:
 def _places(target: OutputTarget) -> list[str]:
     """Where a target is seen below the output directory."""
     if isinstance(target, OutputPath):
-        return links.output_links(target.name, target.sis_path)
+        return target.links()
     return [os.path.join(gs.OUTPUT_DIR, target.name)] if isinstance(target, OutputReport) else []

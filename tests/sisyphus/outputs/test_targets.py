@@ -101,6 +101,16 @@ def test_a_name_used_twice_is_warned_of(caplog):
     assert Step("b").out.rel_path() in caplog.text
 
 
+def test_one_name_below_two_prefixes_is_no_clash(monkeypatch, caplog):
+    for prefix, job in (("first", Step("a")), ("second", Step("b"))):
+        monkeypatch.setattr(gs, "ALIAS_AND_OUTPUT_SUBDIR", prefix)
+        tk.register_output("name", job.out)
+        tk.register_output("outside", Path("file"))
+    assert not caplog.text
+    assert sorted(target.name for target in sis_graph.targets) == ["name", "name", "outside", "outside"]
+    assert sorted(sis_graph.output) == ["first/name", "first/outside", "second/name", "second/outside"]
+
+
 def test_graphs_can_be_exported(monkeypatch):
     job = Step("a")
     monkeypatch.setattr(gs, "ALIAS_AND_OUTPUT_SUBDIR", "sub")
