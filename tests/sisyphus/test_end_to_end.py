@@ -7,6 +7,7 @@ import re
 import signal
 import time
 
+import pytest
 from sisyphus.running import usage
 
 SLOW = """
@@ -237,11 +238,12 @@ def test_tasks_outlive_their_manager_and_are_found_again(project, wait_for):
     assert project.read("output/slow").strip() == "'ran'"
 
 
-def test_ctrl_c_leaves_tasks_running(project, wait_for):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_ctrl_c_leaves_tasks_running(project, wait_for, number):
     project.config('tk.register_output("slow", Slow("x").out)', recipe=SLOW)
     manager = project.start_manager()
     wait_for(lambda: (project.path / "starts").exists())
-    manager.send_signal(signal.SIGINT)
+    manager.send_signal(number)
     output, _ = manager.communicate(timeout=20)
     assert manager.returncode == 130
     assert "1 running jobs go on" in output

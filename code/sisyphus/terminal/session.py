@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ class _Session:
             return self.manager.summarize(time.monotonic() - self._began).exit_code
         if not self.options.interactive:  # questions and a live view would write over each other
             self.manager.display = make_display()
+        # as Ctrl-C does: otherwise a terminal would be left without its cursor
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self.manager.run()
         except KeyboardInterrupt:
