@@ -62,6 +62,8 @@ class Summary:
     """Jobs that need a person, and their state."""
     missing: list[str] = field(default_factory=list)
     """Inputs that no job makes and that are not there."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Reports and callbacks that failed, and why."""
     num_open: int = 0
     """Jobs that are not finished and did not fail: on hold, or behind one that failed."""
     seconds: float = 0.0
@@ -70,7 +72,7 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """0 if nothing failed."""
-        return 1 if self.failed or self.missing else 0
+        return 1 if self.failed or self.missing or self.broken else 0
 
 
 class Manager(threading.Thread):
@@ -254,6 +256,7 @@ class Manager(threading.Thread):
         self.summary.num_open = sum(
             state not in (*overview.FAILED, gs.STATE_FINISHED) for state in self._known.values()
         )
+        self.summary.broken = {target.name: target.failure for target in self.graph.targets if target.failure}
         self.summary.missing = sorted(self.states.get(gs.STATE_INPUT_MISSING, ()))
         self.summary.seconds = seconds
         return self.summary

@@ -459,6 +459,33 @@ def test_reports_and_callbacks(project):
     assert "Output output/report.txt" in done.stderr
 
 
+def test_a_failing_callback_or_report_does_not_stop_the_jobs(project):
+    project.config(
+        """
+        first = Step("first").out
+        tk.register_callback(fails, first)
+        tk.register_report("bad.txt", {"x": first}, template="{y}")
+        tk.register_report("early.txt", waits, required=Step("third", first).out, update_frequency=0)
+        tk.register_output("last", Step("last", Step("second", first).out).out)
+        """,
+        recipe="""
+        def fails(value):
+            raise ValueError(f"in the callback, with {value.get()}")
+
+        def waits():
+            return str(File("output/last").read_text())
+        """,
+    )
+    done = project.manager()
+    assert done.returncode == 1
+    assert project.read("output/last").strip() == "3"
+    assert project.read("output/early.txt").strip() == "3"  # the complete report is made again at the end
+    summary = done.stderr.partition("4 jobs ran")[2]
+    assert re.search(r"callback_1_fails failed: ValueError: in the callback, with 1\n", summary)
+    assert "bad.txt failed: KeyError: 'y'\n" in summary
+    assert "early.txt failed" not in summary
+
+
 def test_outputs_and_aliases_are_links(project):
     project.config(
         """

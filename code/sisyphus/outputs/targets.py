@@ -31,6 +31,8 @@ class OutputTarget:
     def __init__(self, name: str, inputs: Any) -> None:
         self.name = name
         self.was_run = False
+        self.failure: str | None = None
+        """Why a report could not be made, or a callback failed."""
         self.required_full_list: list[AbstractPath] = []
         self.required: set[AbstractPath] = set()
         self._require(inputs)
@@ -50,6 +52,11 @@ class OutputTarget:
     def run_when_done(self, write_output: WriteOutput | None = None) -> None:
         """Do what is to be done once; ``write_output`` replaces the usual links below ``output/``."""
         self.was_run = True
+
+    def note_failure(self, error: Exception) -> None:
+        """Tell of an error in the code of a config; the jobs go on."""
+        self.failure = f"{type(error).__name__}: {error}"
+        logging.error(f"{self.name} failed", exc_info=error)
 
     def __fspath__(self) -> str:
         return self.name
@@ -147,8 +154,17 @@ class OutputReport(OutputTarget):
         self._written_at = time.monotonic()
         path = os.path.join(gs.OUTPUT_DIR, self.name)
         try:
+            text = self.text()
+        except Exception as error:  # noqa: BLE001 - values and functions of a config
+            if self.required:
+                logging.debug(f"The report {path} cannot be made yet: {error!r}")
+            else:
+                self.note_failure(error)
+            return
+        self.failure = None
+        try:
             links.make_directories(os.path.dirname(path))
-            write_atomically(path, self.text().encode("utf-8"))
+            write_atomically(path, text.encode("utf-8"))
         except OSError as error:
             logging.warning(f"Cannot write the report {path}: {error}")
 
@@ -174,4 +190,7 @@ class OutputCall(OutputTarget):
             return
         super().run_when_done()
         logging.debug(f"All inputs are there, calling {self.name}")
-        self._function(*self._args, **self._kwargs)
+        try:
+            self._function(*self._args, **self._kwargs)
+        except Exception as error:  # noqa: BLE001 - any code of a config
+            self.note_failure(error)

@@ -201,6 +201,8 @@ def _print_summary(summary: Summary, engine: EngineBase) -> None:
     )
     for path in summary.missing:
         logging.error("Input is missing: %s", path)
+    for name, why in sorted(summary.broken.items()):
+        logging.error("%s failed: %s", name, why)
     for job, state in sorted(summary.failed.items()):
         logging.error("%s: %s", state, "\n    ".join([overview.short_name(job), *_where(job, engine)]))
     for state in sorted(set(summary.failed.values())):
