@@ -74,10 +74,26 @@ def started_at() -> float:
     """When this process started, in seconds since the epoch."""
     start = process_start(os.getpid())
     assert start is not None, "this process lives"
+    return time.time() - _age_s(start)
+
+
+def _age_s(start: float) -> float:
+    """Seconds since a process started, from what ``process_start`` says of it."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
-        return start
-    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK")
-    return time.time() - age_s
+        return time.time() - start
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK")
+
+
+def running_for_s(usage: Mapping[str, Any]) -> float | None:
+    """For how many seconds the process that wrote the file has been running on this machine.
+
+    Returns:
+        None if it does not run here, or if the file does not say when it started (upstream's do not).
+    """
+    start, pid = usage.get("process_start"), usage.get("pid")
+    if start is None or not isinstance(pid, int) or not is_local(usage) or process_start(pid) != start:
+        return None
+    return _age_s(start)
 
 
 def identify(pid: int) -> dict[str, Any]:

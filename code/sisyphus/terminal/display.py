@@ -54,7 +54,11 @@ class PlainDisplay:
     def show(self, states: overview.States, num_finished: int) -> None:
         """Counts and progress, if nothing was said for a while."""
         now = time.monotonic()
-        since = {job: self._running_since.get(job, now) for job in states.get(gs.STATE_RUNNING, ())}
+        known = self._running_since
+        since = {
+            job: known[job] if job in known else now - overview.running_seconds(job)
+            for job in states.get(gs.STATE_RUNNING, ())
+        }
         longest_first = sorted(since, key=lambda job: (since[job], overview.short_name(job)))
         self._running_since = {job: since[job] for job in longest_first}
         counts = f"finished({num_finished}) {overview.counts_text(overview.unfinished(states))}"

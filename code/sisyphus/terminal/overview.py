@@ -247,6 +247,15 @@ def used_seconds(job: Job) -> float:
     return total
 
 
+def running_seconds(job: Job) -> float:
+    """For how long the current task of a job has been running, in seconds; 0 where that is not known."""
+    task = job._sis_next_task()
+    if task is None:
+        return 0.0
+    files = (usage.read(task.path(gs.PLOGGING_FILE, task_id)) for task_id in task.task_ids())
+    return max((usage.running_for_s(used) or 0.0 for used in files if used), default=0.0)
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person writes them: ``0.4 s``, ``12 s``, ``3:05 min``, ``2:10 h``."""
     if seconds < 10:

@@ -98,3 +98,19 @@ def test_the_monitor_writes_what_a_task_used(tmp_path, monkeypatch):
         "current_time",
         "out_of_memory",
     }
+
+
+def test_how_long_a_process_has_been_running():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        written = usage.identify(process.pid)
+        time.sleep(0.2)
+        age_s = usage.running_for_s(written)
+        assert age_s is not None
+        assert 0.15 < age_s < 20
+        assert usage.running_for_s({**written, "host": "elsewhere"}) is None
+        assert usage.running_for_s({**written, "process_start": 1.0}) is None  # another process of this pid
+        assert usage.running_for_s({"pid": process.pid, "host": usage.hostname()}) is None
+    finally:
+        process.communicate()
+    assert usage.running_for_s(written) is None

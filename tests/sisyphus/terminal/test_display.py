@@ -84,6 +84,9 @@ class FakeJob:
     def get_one_alias(self):
         return "exp/alias"
 
+    def _sis_next_task(self):
+        return None
+
     def info(self):
         raise RuntimeError("not ready")
 
