@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from merging.data.columns import check_labels
@@ -11,6 +11,7 @@ from merging.errors import DataError
 if TYPE_CHECKING:
     import datasets
     import numpy as np
+    from torch import Tensor
 
 LABEL = "label"
 
@@ -38,6 +39,12 @@ def label_names(dataset: datasets.Dataset) -> tuple[str, ...]:
             "Let `merging.data.download` prepare the data set; it names the classes."
         )
     return tuple(feature.names)
+
+
+def scores(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return logits, (B, C)."""
+    logits: Tensor = model(**inputs).logits
+    return logits
 
 
 def predictions(scores: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:

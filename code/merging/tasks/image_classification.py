@@ -8,16 +8,16 @@ differently in the last bits, and results must not depend on whether torchvision
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merging import models
 from merging.errors import DataError
 from merging.tasks import _classes
-from merging.tasks._classes import label_names, predictions
+from merging.tasks._classes import label_names, predictions, scores
 
 if TYPE_CHECKING:
     import datasets
-    import transformers
     from torch import Tensor
 
 __all__ = [
@@ -38,6 +38,9 @@ METRICS: tuple[str, ...] = ("accuracy", "f1")
 MAIN_METRIC: str = "accuracy"
 _AUTO_CLASS = "AutoModelForImageClassification"
 
+build_model = partial(models.build_classifier, _AUTO_CLASS)
+load_model = partial(models.load, _AUTO_CLASS)
+
 
 def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
     """Raise DataError unless the column holds images and, if ``labelled``, every label is in range."""
@@ -50,30 +53,6 @@ def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
             f"column 'image' is {feature!r}, not datasets.Image(). "
             "Let `merging.data.download` prepare the data set; it also reads raw uint8 arrays."
         )
-
-
-def build_model(
-    *,
-    model: str | None,
-    architecture: Mapping[str, Any] | None,
-    label_names: Sequence[str],
-    dropout: float | None,
-    seed: int,
-) -> transformers.PreTrainedModel:
-    """Return a model with a head for ``label_names``; see :class:`merging.tasks.TaskType`."""
-    return models.build_classifier(
-        _AUTO_CLASS,
-        model=model,
-        architecture=architecture,
-        label_names=label_names,
-        dropout=dropout,
-        seed=seed,
-    )
-
-
-def load_model(folder: str) -> transformers.PreTrainedModel:
-    """Return a finished model in evaluation mode."""
-    return models.load(_AUTO_CLASS, folder)
 
 
 def load_processor(*, model: str | None, architecture: Mapping[str, Any] | None = None) -> Any:
@@ -124,9 +103,3 @@ def collate(rows: Sequence[Mapping[str, Any]], processor: Any) -> dict[str, Tens
     if "labels" in rows[0]:
         batch["labels"] = torch.tensor([row["labels"] for row in rows])
     return batch
-
-
-def scores(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return logits, (B, C)."""
-    logits: Tensor = model(**inputs).logits
-    return logits

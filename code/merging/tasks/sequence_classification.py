@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merging import models
 from merging.errors import DataError, OptionError
 from merging.tasks import _classes
-from merging.tasks._classes import label_names, predictions
+from merging.tasks._classes import label_names, predictions, scores
 
 if TYPE_CHECKING:
     import datasets
-    import transformers
     from torch import Tensor
 
 __all__ = [
@@ -33,6 +33,9 @@ METRICS: tuple[str, ...] = ("accuracy", "f1")
 MAIN_METRIC: str = "accuracy"
 _AUTO_CLASS = "AutoModelForSequenceClassification"
 
+build_model = partial(models.build_classifier, _AUTO_CLASS)
+load_model = partial(models.load, _AUTO_CLASS)
+
 
 def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
     """Raise DataError unless the texts are strings and, if ``labelled``, every label is in range."""
@@ -43,30 +46,6 @@ def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
             "large_string",
         ):
             raise DataError(f"column {column!r} must hold strings, not {dataset.features[column].dtype}.")
-
-
-def build_model(
-    *,
-    model: str | None,
-    architecture: Mapping[str, Any] | None,
-    label_names: Sequence[str],
-    dropout: float | None,
-    seed: int,
-) -> transformers.PreTrainedModel:
-    """Return a model with a head for ``label_names``; see :class:`merging.tasks.TaskType`."""
-    return models.build_classifier(
-        _AUTO_CLASS,
-        model=model,
-        architecture=architecture,
-        label_names=label_names,
-        dropout=dropout,
-        seed=seed,
-    )
-
-
-def load_model(folder: str) -> transformers.PreTrainedModel:
-    """Return a finished model in evaluation mode."""
-    return models.load(_AUTO_CLASS, folder)
 
 
 def load_processor(*, model: str | None, architecture: Mapping[str, Any] | None = None) -> Any:
@@ -110,12 +89,6 @@ def collate(rows: Sequence[Mapping[str, Any]], processor: Any) -> dict[str, Tens
 
     inputs = [{key: value for key, value in row.items() if key != "length"} for row in rows]
     return dict(DataCollatorWithPadding(processor)(inputs))
-
-
-def scores(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return logits, (B, C)."""
-    logits: Tensor = model(**inputs).logits
-    return logits
 
 
 def _forget_lengths(tokenizer: Any) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import datasets
-import evaluate
 import numpy as np
+
+from merging.evaluation.metrics import _classes  # a class would be taken for the metric by evaluate.load
 
 
 def score(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -14,18 +12,8 @@ def score(predictions: np.ndarray, references: np.ndarray) -> float:
     return float(np.mean(predictions == references))
 
 
-class Metric(evaluate.Metric):  # type: ignore[misc]
+class Metric(_classes.ClassMetric):
     """``{"accuracy": value}``."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=str(__doc__),
-            citation="",
-            inputs_description="predictions, references: class indices",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"accuracy": score(np.asarray(predictions), np.asarray(references))}
+    NAME = "accuracy"
+    score = staticmethod(score)

@@ -6,11 +6,9 @@ same.
 
 from __future__ import annotations
 
-from typing import Any
-
-import datasets
-import evaluate
 import numpy as np
+
+from merging.evaluation.metrics import _classes  # a class would be taken for the metric by evaluate.load
 
 
 def score(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -22,18 +20,8 @@ def score(predictions: np.ndarray, references: np.ndarray) -> float:
     return float(np.mean(2 * true_positives[present] / occurrences[present]))
 
 
-class Metric(evaluate.Metric):  # type: ignore[misc]
+class Metric(_classes.ClassMetric):
     """``{"f1": value}``."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=str(__doc__),
-            citation="",
-            inputs_description="predictions, references: class indices",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"f1": score(np.asarray(predictions), np.asarray(references))}
+    NAME = "f1"
+    score = staticmethod(score)

@@ -9,11 +9,9 @@ With c right of s examples, p_k predictions and t_k references of class k:
 
 from __future__ import annotations
 
-from typing import Any
-
-import datasets
-import evaluate
 import numpy as np
+
+from merging.evaluation.metrics import _classes  # a class would be taken for the metric by evaluate.load
 
 
 def score(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -29,18 +27,8 @@ def score(predictions: np.ndarray, references: np.ndarray) -> float:
     return float((right * total - predicted @ true) / np.sqrt(spread))
 
 
-class Metric(evaluate.Metric):  # type: ignore[misc]
+class Metric(_classes.ClassMetric):
     """``{"matthews_correlation": value}``."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=str(__doc__),
-            citation="",
-            inputs_description="predictions, references: class indices",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"matthews_correlation": score(np.asarray(predictions), np.asarray(references))}
+    NAME = "matthews_correlation"
+    score = staticmethod(score)
