@@ -1,7 +1,7 @@
 """The whole pipeline on handwritten digits: five mild domain shifts, merged into one small ViT.
 
-Runs from embedded data, without network or GPU, in about 2 minutes on 2 cores. Expected: task arithmetic falls
-from 76 % to 47 % as the scaling factor goes from 0.25 to 1, gradient matching stays at 77 %.
+Runs from embedded data, without network or GPU, in about 2 minutes on 2 cores. Expected: task arithmetic
+falls from 76 % to 47 % as the scaling factor goes from 0.25 to 1, gradient matching stays at 77 %.
 Results: ``output/quickstart`` with table.md, table.tex, table.csv and scaling.png.
 """
 
