@@ -27,7 +27,9 @@ from merging.hessians.artifact import StoredHessian
 from merging.options import parse
 from merging.policy import Policy
 from merging.publishing import published_folder
-from merging.sources import HessianSource, MemoryCheckpoint, Source
+from merging.sources import Source
+from merging.sources.memory import MemoryCheckpoint
+from merging.sources.statistics import HessianSource
 from merging.tensor_merge import TensorMerge
 from merging.tensor_plan import Plan, is_head, make_plan
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from merging.checkpoints import torch_dtype
 from merging.errors import OptionError
 from merging.methods._weights import WeightRange
-from merging.sources import HessianSource, Source, check_finite, for_computing
+from merging.sources import Source, check_finite, for_computing
+from merging.sources.statistics import HessianSource
 from merging.tensor_plan import Plan
 
 if TYPE_CHECKING:
