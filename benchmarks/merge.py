@@ -37,7 +37,7 @@ def shapes(hidden_size: int, layers: int) -> dict[str, tuple[int, ...]]:
 def make(folder: Path, hidden_size: int, layers: int, tasks: int) -> None:
     """Random models and Hessians."""
     import torch
-    from merging.checkpoints import TensorInfo, weights_hash, write_checkpoint
+    from merging.checkpoints import TensorInfo, weights_hash, whole_tensors, write_checkpoint
     from merging.hessians.artifact import HessianRecord, write_hessian
 
     sizes = shapes(hidden_size, layers)
@@ -47,7 +47,7 @@ def make(folder: Path, hidden_size: int, layers: int, tasks: int) -> None:
         model.mkdir()
         hessian.mkdir()
         (model / "config.json").write_text(json.dumps({"vocab_size": VOCABULARY}))
-        write_checkpoint(model, infos, lambda name: torch.randn(sizes[name]))
+        write_checkpoint(model, infos, whole_tensors(lambda name: torch.randn(sizes[name])))
         record = HessianRecord(
             estimator="fisher_exact",
             task_type="sequence_classification",

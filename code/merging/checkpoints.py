@@ -282,18 +282,19 @@ def dtype_name(dtype: TorchDtype) -> str:
 def write_checkpoint(
     folder: Path,
     tensors: Mapping[str, TensorInfo],
-    values: Callable[[str], Tensor],
+    produce: Callable[[Sequence[str], Callable[[str, int, Tensor], None]], None],
     *,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Write the weights of a model folder, holding one tensor at a time.
+    """Write the weights of a model folder, piece by piece.
 
-    Sizes are known beforehand, so headers come first and every tensor goes straight to its place.
+    Sizes are known beforehand, so headers come first and every piece goes straight to its place.
 
     Args:
         folder: where to write; it exists.
         tensors: what to write.
-        values: computes the tensor of a name, of the shape and dtype promised.
+        produce: called with the names of one file and a sink, computes all their tensors and gives their
+            pieces (name, first element, values in the promised dtype) to the sink, from any thread.
         max_shard_bytes: above this, the weights are split as ``save_pretrained`` does.
 
     Raises:
@@ -304,7 +305,7 @@ def write_checkpoint(
     shards = _plan_shards(tensors, max_shard_bytes)
     try:
         for file, names in shards.items():
-            _write_file(folder / file, {name: tensors[name] for name in names}, values)
+            _write_file(folder / file, {name: tensors[name] for name in names}, produce)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -315,6 +316,18 @@ def write_checkpoint(
         weight_map = {name: file for file, names in shards.items() for name in names}
         index = {"metadata": {"total_size": needed}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def whole_tensors(
+    values: Callable[[str], Tensor],
+) -> Callable[[Sequence[str], Callable[[str, int, Tensor], None]], None]:
+    """Make what ``write_checkpoint`` takes of a function that gives the tensor of a name."""
+
+    def produce(names: Sequence[str], sink: Callable[[str, int, Tensor], None]) -> None:
+        for name in names:
+            sink(name, 0, values(name))
+
+    return produce
 
 
 def check_disk_space(folder: Path, needed_bytes: int) -> None:
@@ -365,7 +378,11 @@ def _plan_shards(tensors: Mapping[str, TensorInfo], max_shard_bytes: int) -> dic
     }
 
 
-def _write_file(path: Path, tensors: Mapping[str, TensorInfo], values: Callable[[str], Tensor]) -> None:
+def _write_file(
+    path: Path,
+    tensors: Mapping[str, TensorInfo],
+    produce: Callable[[Sequence[str], Callable[[str, int, Tensor], None]], None],
+) -> None:
     import torch
 
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on the format
@@ -375,18 +392,25 @@ def _write_file(path: Path, tensors: Mapping[str, TensorInfo], values: Callable[
         header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # data start at a multiple of 8 bytes
+    prefix = struct.pack("<Q", len(text)) + text
     with path.open("wb", buffering=0) as file:
-        _write_all(file, memoryview(struct.pack("<Q", len(text)) + text))
-        for name, info in tensors.items():
-            value = values(name)
-            assert tuple(value.shape) == info.shape and value.dtype == torch_dtype(info.dtype), name
-            _write_all(file, value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        file.truncate(len(prefix) + end)
+        _write_at(file.fileno(), memoryview(prefix), 0)
+
+        def sink(name: str, first: int, values: Tensor) -> None:
+            assert values.dtype == torch_dtype(tensors[name].dtype), name
+            place = len(prefix) + header[name]["data_offsets"][0] + first * values.element_size()
+            data = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            _write_at(file.fileno(), data, place)
+
+        produce(list(tensors), sink)
 
 
-def _write_all(file: FileIO, data: memoryview) -> None:
+def _write_at(descriptor: int, data: memoryview, place: int) -> None:
     """Write everything: one call writes at most 2 GiB."""
     while data:
-        data = data[file.write(data) :]
+        count = os.pwrite(descriptor, data, place)
+        data, place = data[count:], place + count
 
 
 def _read_into(file: FileIO, data: memoryview, path: Path) -> None:

@@ -240,19 +240,19 @@ COMMANDS: tuple[Command, ...] = (
             Argument(
                 name="method", help=f"one of {', '.join(methods.names())}", metavar="NAME", required=True
             ),
-            Argument(name="base", help=explain.INPUTS["base"], metavar="FOLDER"),
+            Argument(name="base", help=methods.INPUTS["base"], metavar="FOLDER"),
             Argument(
-                name="models", help=explain.INPUTS["models"], metavar="FOLDER", by_task=True, required=True
+                name="models", help=methods.INPUTS["models"], metavar="FOLDER", by_task=True, required=True
             ),
             Argument(
                 name="base_hessian",
-                help=explain.INPUTS["base_hessian"],
+                help=methods.INPUTS["base_hessian"],
                 metavar="FOLDER",
                 read=folder_or_json,
             ),
             Argument(
                 name="hessians",
-                help=explain.INPUTS["hessians"],
+                help=methods.INPUTS["hessians"],
                 metavar="FOLDER",
                 read=folder_or_json,
                 by_task=True,

@@ -8,14 +8,6 @@ import textwrap
 from merging import methods
 from merging.option_fields import Field, fields
 
-INPUTS = {
-    "base": "model folder that all models were fine-tuned from (theta_0)",
-    "models": "model folder of each fine-tuned model, by task (theta_t)",
-    "base_hessian": "Hessian folder of the base model (H_0)",
-    "hessians": "Hessian folder of each fine-tuned model, by task (H_t)",
-}
-"""What the parameters of a method's ``merge`` stand for."""
-
 
 def overview() -> str:
     """All methods, a few lines each."""
@@ -32,7 +24,7 @@ def method(name: str) -> str:
     inputs = methods.inputs(name)
     width = max(map(len, inputs))
     lines = [name, "=" * len(name), "", document, "", "Inputs"]
-    lines += [f"  {key:<{width}}  {INPUTS.get(key, '')}".rstrip() for key in inputs]
+    lines += [f"  {key:<{width}}  {methods.INPUTS.get(key, '')}".rstrip() for key in inputs]
     lines += ["", "Options", *_options(fields(methods.load(name).Options))]
     lines += ["", "Example", f"  {example(name)}"]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,9 +27,10 @@ from merging.hessians.artifact import StoredHessian
 from merging.options import parse
 from merging.policy import Policy
 from merging.publishing import published_folder
+from merging.schedules import Schedule
 from merging.sources import Source
 from merging.sources.memory import MemoryCheckpoint
-from merging.sources.statistics import HessianSource
+from merging.sources.statistics import HessianSource, MemoryStatistic, Statistic, WholeModelStatistic
 from merging.tensor_merge import TensorMerge
 from merging.tensor_plan import Plan, is_head, make_plan
 
@@ -76,35 +77,30 @@ def merge_tensors(
     models: Mapping[str, Mapping[str, Tensor]],
     extras: Mapping[str, Any],
     policy: Mapping[str, Any] | None = None,
+    transposed: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Merge models that are in memory; as ``merge_checkpoints``, with tensors by name in place of folders.
 
     Args:
         method: a file in ``merging/methods``.
-        options: fields of its ``Options``.
+        options: fields of its ``Options``; see ``merging.schedules``.
         base: tensors of the base by name; None for methods that need none.
         models: tensors of each model by task.
         extras: what else the method asks for, e.g. ``{"hessians": {task: tensors}}``. Curvatures are taken as
             they are: multiply means by the size of the training set where the method wants sums.
         policy: fields of ``merging.policy.Policy``.
+        transposed: parameters that are stored as (inputs, outputs).
 
     Returns:
         The merged tensors by name, in the dtypes of the base (without one: of the first model by name).
     """
     placeholders = {
-        key: dict.fromkeys(value, "") if key.endswith("s") else "" for key, value in extras.items()
+        key: dict.fromkeys(value, "") if methods.is_by_task(key) else "" for key, value in extras.items()
     }
-    call = _Call.check(method, options, base, models, placeholders, policy)
-    checkpoints = {
-        label: MemoryCheckpoint(tensors, label=label)
-        for label, tensors in call.checkpoints(base, models).items()
-    }
-    hessians = {
-        label: HessianSource(MemoryCheckpoint(tensors, label=label))
-        for label, tensors in call.hessians(extras).items()
-    }
-    plan = call.plan(checkpoints, hessians)
-    merge = call.start(plan, checkpoints, hessians)
+    call = Call.check(method, options, base, models, placeholders, policy)
+    inputs = call.in_memory(base, models, extras)
+    plan = call.plan(inputs)
+    merge = call.start(plan, inputs, transposed=transposed)
     return {name: merge.tensor(name) for name in plan.names}
 
 
@@ -125,7 +121,7 @@ def merge_checkpoints(
 
     Args:
         method: a file in ``merging/methods``.
-        options: fields of its ``Options``.
+        options: fields of its ``Options``; see ``merging.schedules``.
         base: folder that all models were fine-tuned from. For methods that need none, None makes the first
             model by name give config, dtypes and what is not merged.
         models: folder of each model by task.
@@ -140,29 +136,29 @@ def merge_checkpoints(
         CheckpointError: a folder is incomplete or damaged, or they do not fit each other.
         DiskSpaceError: the output does not fit.
     """
-    call = _Call.check(method, options, base, models, extras, policy)
-    folders = {label: Path(folder) for label, folder in call.checkpoints(base, models).items()}
+    call = Call.check(method, options, base, models, extras, policy)
+    folders = {label: Path(folder) for label, folder in call.folders(base, models, extras).items()}
     _check_output(Path(out), folders)
-    checkpoints = {label: open_checkpoint(folder, label=label) for label, folder in folders.items()}
     configs = {label: read_config(folder, label=label) for label, folder in folders.items()}
-    stored, scales = _open_hessians(call.hessians(extras))
-    hessians = {
-        label: HessianSource(hessian.checkpoint, scale=scales[label]) for label, hessian in stored.items()
+    checkpoints = {label: open_checkpoint(folder, label=label) for label, folder in folders.items()}
+    stored, scales = _open_hessians(call.statistics(extras))
+    inputs: dict[str, Source | Statistic] = {
+        **checkpoints,
+        **{label: HessianSource(its.checkpoint, scale=scales[label]) for label, its in stored.items()},
     }
     with _Hashes(checkpoints) as hashes:
-        plan = call.plan(checkpoints, hessians, vocabulary_size=vocabulary_size(configs))
+        plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
         check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
         check_vocabularies(folders)
-        template = next(iter(checkpoints.values()))
-        infos = {name: template.tensors[name] for name in plan.names}
-        check_disk_space(Path(out), sum(info.num_bytes for info in infos.values()))
+        template = call.template(inputs)
+        check_disk_space(Path(out), sum(template.tensors[name].num_bytes for name in plan.names))
         for label, hessian in stored.items():
             _check_model(label, hessian, hashes)
-        merge = call.start(plan, checkpoints, hessians)
+        merge = call.start(plan, inputs)
         with published_folder(out) as folder:
-            write_checkpoint(folder, infos, merge.tensor)
+            write_checkpoint(folder, merge.infos, merge.run)
             _copy_files(next(iter(folders.values())), folder)
-            record = call.record(plan, template, merge)
+            record = call.record(plan, merge)
             record["sources"] = {
                 label: {"folder": str(path), "weights_hash": hashes[label]} for label, path in folders.items()
             } | {
@@ -173,12 +169,16 @@ def merge_checkpoints(
 
 
 @dataclass(frozen=True)
-class _Call:
-    """A merge that was checked as far as options and names go."""
+class Call:
+    """A merge that was checked as far as options and names go.
+
+    Inputs travel by label: ``base``, ``models['sst2']``, ``hessians['sst2']``; the first of them is the
+    template, whose names, dtypes and config the output gets.
+    """
 
     method: str
     module: ModuleType
-    options: Any
+    schedule: Schedule
     policy: Policy
     tasks: tuple[str, ...]
     """Sorted: the order of a sum matters in the last bits."""
@@ -192,68 +192,103 @@ class _Call:
         models: Mapping[str, object],
         extras: Mapping[str, Any],
         policy: Mapping[str, Any] | None,
-    ) -> _Call:
+    ) -> Call:
+        """Check options, names of inputs and tasks; opens nothing."""
         tasks = tuple(sorted(models))
-        parsed = methods.check_call(method, options, extras, tasks=tasks, has_base=base is not None)
+        schedule = methods.check_call(method, options, extras, tasks=tasks, has_base=base is not None)
         rules = parse(Policy, policy or {}, owner="policy")
         if rules.label_rows is not None and set(rules.label_rows) != set(tasks):
             raise OptionError(
                 f"policy: label_rows names {sorted(rules.label_rows)}, but the models are {list(tasks)}."
             )
-        return cls(method, methods.load(method), parsed, rules, tasks)
+        return cls(method, methods.load(method), schedule, rules, tasks)
 
-    def checkpoints(self, base: Any, models: Mapping[str, Any]) -> dict[str, Any]:
-        """Base and models by label; the first is the one whose names, dtypes and config the output gets."""
-        return ({"base": base} if base is not None else {}) | self._by_label("models", models)
+    def folders(self, base: Any, models: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+        """Every model by label, the template first."""
+        found = ({"base": base} if base is not None else {}) | self._by_label("models", models)
+        return found | {key: extras[key] for key in sorted(extras) if methods.is_model(key)}
 
-    def hessians(self, extras: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything in ``extras`` by label."""
+    def statistics(self, extras: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything in ``extras`` that is no model, by label."""
         found: dict[str, Any] = {}
         for key in sorted(extras):
-            found |= self._by_label(key, extras[key]) if key.endswith("s") else {key: extras[key]}
+            if not methods.is_model(key):
+                found |= self._by_label(key, extras[key])
         return found
 
-    def plan(
-        self,
-        checkpoints: Mapping[str, Source],
-        hessians: Mapping[str, Source],
-        *,
-        vocabulary_size: int | None = None,
-    ) -> Plan:
-        """Decide what happens to each tensor; arguments as for ``make_plan``."""
-        template = next(iter(checkpoints.values()))
-        models = self._models(checkpoints)
-        return make_plan(template, models, hessians, self.policy, vocabulary_size=vocabulary_size)
-
-    def start(
-        self, plan: Plan, checkpoints: Mapping[str, Source], hessians: Mapping[str, Source]
-    ) -> TensorMerge:
-        """Begin the merge; sources are by label."""
-        sources = {**checkpoints, **hessians}
-        inputs = {
-            key: {task: sources[_label(key, task)] for task in self.tasks}
-            if key.endswith("s")
-            else sources[key]
-            for key in methods.inputs(self.method)
+    def in_memory(
+        self, base: Any, models: Mapping[str, Any], extras: Mapping[str, Any]
+    ) -> dict[str, Source | Statistic]:
+        """Sources of tensors by name."""
+        found: dict[str, Source | Statistic] = {
+            label: MemoryCheckpoint(tensors, label=label)
+            for label, tensors in self.folders(base, models, extras).items()
         }
-        return TensorMerge(
-            self.module,
-            self.options,
-            plan,
-            template=next(iter(checkpoints.values())),
-            models=self._models(checkpoints),
-            inputs=inputs,
-            label_rows=self.policy.label_rows,
+        for label, values in self.statistics(extras).items():
+            if "hessian" in label:
+                found[label] = HessianSource(MemoryCheckpoint(values, label=label))
+            elif isinstance(values, Mapping):
+                found[label] = MemoryStatistic(values, label=label)
+            else:
+                found[label] = WholeModelStatistic(values, label=label)
+        return found
+
+    def template(self, inputs: Mapping[str, Source | Statistic]) -> Source:
+        """The input whose names, shapes and dtypes the output gets."""
+        first = next(iter(inputs.values()))
+        assert not isinstance(first, Statistic)
+        return first
+
+    def plan(self, inputs: Mapping[str, Source | Statistic], *, vocabulary_size: int | None = None) -> Plan:
+        """Decide what happens to each tensor; ``vocabulary_size`` as for ``make_plan``."""
+        hessians = {label: its for label, its in inputs.items() if isinstance(its, HessianSource)}
+        models = self._models(inputs)
+        others = {label: its for label, its in inputs.items() if label == "initial"}
+        return make_plan(
+            self.template(inputs),
+            {**models, **others},  # type: ignore[dict-item]
+            hessians,
+            self.policy,
+            vocabulary_size=vocabulary_size,
         )
 
-    def record(self, plan: Plan, template: Source, merge: TensorMerge) -> dict[str, Any]:
+    def start(
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Source | Statistic],
+        *,
+        transposed: Collection[str] = (),
+        dtype: str | None = None,
+    ) -> TensorMerge:
+        """Begin the merge; the last arguments are those of ``TensorMerge``."""
+        template = self.template(inputs)
+        by_key: dict[str, Any] = {}
+        for key in methods.inputs(self.method):
+            if methods.is_by_task(key):
+                its = {task: inputs[_label(key, task)] for task in self.tasks if _label(key, task) in inputs}
+                by_key |= {key: its} if its else {}
+            elif key in inputs:
+                by_key[key] = inputs[key]
+        return TensorMerge(
+            self.module,
+            self.schedule.resolver(template.tensors),
+            plan,
+            template=template,
+            models=self._models(inputs),
+            inputs=by_key,
+            label_rows=self.policy.label_rows,
+            transposed=transposed,
+            dtype=dtype,
+        )
+
+    def record(self, plan: Plan, merge: TensorMerge) -> dict[str, Any]:
         """What ``merge.json`` says, but for the sources; for a merge that gave every tensor."""
-        num_elements = {name: info.num_elements for name, info in template.tensors.items()}
         tensors = dataclasses.asdict(plan)
+        num_elements = {name: info.num_elements for name, info in merge.infos.items()}
         num_parameters = {kind: sum(num_elements[name] for name in names) for kind, names in tensors.items()}
         record: dict[str, Any] = {
             "method": self.method,
-            "options": dataclasses.asdict(self.options),
+            "options": self.schedule.record(),
             "policy": dataclasses.asdict(self.policy),
             "tasks": list(self.tasks),
             "num_parameters": num_parameters,
@@ -263,25 +298,33 @@ class _Call:
                 **{package: version(package) for package in ("model-merging", "torch")},
             },
         }
+        counted = merge.counted
         if any("hessian" in key for key in methods.inputs(self.method)):
-            record["fraction_without_curvature"] = merge.num_without_curvature / max(
+            record["fraction_without_curvature"] = counted.num_without_curvature / max(
                 num_parameters["merged"], 1
             )
             record["not_in_hessians"] = list(merge.not_in_hessians)
-        if merge.weights.by_task:
+        if counted.weights.by_task:
             record["combination_weights"] = {
-                task: {"min": low, "max": high} for task, (low, high) in sorted(merge.weights.by_task.items())
+                task: {"min": low, "max": high}
+                for task, (low, high) in sorted(counted.weights.by_task.items())
             }
+        if counted.reports:
+            record["parameters"] = dict(sorted(counted.reports.items()))
         if merge.summary is not None:
             record["summary"] = dataclasses.asdict(merge.summary)
         return record
 
-    def _models(self, checkpoints: Mapping[str, Source]) -> dict[str, Source]:
-        """The models by task, out of base and models by label."""
-        return {task: checkpoints[_label("models", task)] for task in self.tasks}
+    def _models(self, inputs: Mapping[str, Source | Statistic]) -> dict[str, Source]:
+        """The models by task, out of all inputs by label."""
+        return {task: inputs[_label("models", task)] for task in self.tasks}  # type: ignore[misc]
 
-    def _by_label(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {_label(key, task): values[task] for task in self.tasks}
+    def _by_label(self, key: str, value: Any) -> dict[str, Any]:
+        return (
+            {_label(key, task): value[task] for task in self.tasks}
+            if methods.is_by_task(key)
+            else {key: value}
+        )
 
 
 def _label(key: str, task: str) -> str:

@@ -1,60 +1,85 @@
-"""Run a merge method over tensors that are read by name, and give the merged ones by name."""
+"""Run a merge method over tensors that are read by name, piece by piece, on several threads."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from merging.checkpoints import torch_dtype
+from merging.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
 from merging.errors import OptionError
+from merging.methods._seam import Granularity
+from merging.methods._seam import Parameter as Where
 from merging.methods._weights import WeightRange
+from merging.schedules import Resolver
 from merging.sources import Source, check_finite, for_computing
-from merging.sources.statistics import HessianSource
+from merging.sources.statistics import HessianSource, Statistic
 from merging.tensor_plan import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PIECE = 2**18
+T = TypeVar("T")
+Input = Source | Statistic | Mapping[str, Source] | Mapping[str, Statistic]
+Sink = Callable[[str, int, "Tensor"], None]
+"""Takes a piece of the output: name, first element, values in the stored dtype. Called on several threads."""
+
+PIECE = 2**17
 """Elements that an elementwise method gets at a time: all inputs of a piece fit into a processor's cache, and
 memory is used again instead of asked for again, which is most of the time of a merge by whole tensors."""
 
 
-class Parameter(Mapping[str, Any]):
-    """The inputs of a method for one parameter, or for a piece of it; read when they are asked for."""
+@dataclass(frozen=True)
+class _Inputs:
+    """What is behind the inputs of a method."""
 
-    def __init__(
-        self, name: str, inputs: Mapping[str, Any], template: Source, *, piece: tuple[int, int] | None = None
-    ) -> None:
-        """Stand for a parameter.
+    by_key: Mapping[str, Input]
+    template: Source
+    """Gives the shape that all tensors get."""
+    resolver: Resolver
+    transposed: Collection[str] = ()
 
-        Args:
-            name: of the parameter.
-            inputs: by parameter of ``merge``: a source, or sources by task.
-            template: gives the shape that all inputs get.
-            piece: first and last (exclusive) element, counted row by row; then tensors are vectors.
-        """
-        self._name = name
+
+class InputPiece(Mapping[str, Any]):
+    """The inputs of a method for one piece of a parameter; read when they are asked for."""
+
+    def __init__(self, inputs: _Inputs, name: str, start: int, stop: int, shape: tuple[int, ...]) -> None:
+        """Stand for the elements ``start:stop`` of a parameter, counted row by row, in the given shape."""
         self._inputs = inputs
-        self._template = template
-        info = template.tensors[name]
-        self._shape = info.shape if piece is None else None
-        self.start, self.stop = piece or (0, info.num_elements)
+        self._shape = shape
+        self.start, self.stop = start, stop
+        self.parameter = Where(
+            name,
+            inputs.template.tensors[name].shape,
+            start=start,
+            size=stop - start,
+            transposed=name in inputs.transposed,
+        )
+
+    @property
+    def options(self) -> Any:
+        """The method's options for this parameter."""
+        return self._inputs.resolver.at(self.parameter.name)
 
     def __getitem__(self, key: str) -> Any:
-        source = self._inputs[key]
+        source = self._inputs.by_key[key]
         if isinstance(source, Mapping):
-            return {task: self._read(its) for task, its in source.items()}
-        return self._read(source)
+            return {task: self._value(its) for task, its in source.items()}
+        return self._value(source)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._inputs)
+        return iter(self._inputs.by_key)
 
     def __len__(self) -> int:
-        return len(self._inputs)
+        return len(self._inputs.by_key)
+
+    def _value(self, source: Source | Statistic) -> Any:
+        return source.of(self.parameter.name) if isinstance(source, Statistic) else self._read(source)
 
     def _read(self, source: Source) -> Tensor:
         """One tensor or piece, ready for computing.
@@ -64,62 +89,103 @@ class Parameter(Mapping[str, Any]):
         """
         import torch
 
-        if self._name not in source.tensors:  # frozen in training: a Hessian has no such parameter
-            shape = (self.stop - self.start,) if self._shape is None else self._shape
-            return torch.zeros(shape)
-        end = min(self.stop, source.tensors[self._name].num_elements)
-        tensor = for_computing(source.read_piece(self._name, min(self.start, end), end))
+        name, template = self.parameter.name, self._inputs.template
+        if name not in source.tensors:  # frozen in training: a Hessian has no such parameter
+            return torch.zeros(self._shape)
+        end = min(self.stop, source.tensors[name].num_elements)
+        tensor = for_computing(source.read_piece(name, min(self.start, end), end))
         if end < self.stop:
-            missing = for_computing(self._template.read_piece(self._name, max(self.start, end), self.stop))
+            missing = for_computing(template.read_piece(name, max(self.start, end), self.stop))
             if isinstance(source, HessianSource):
                 missing = torch.zeros_like(missing)
             tensor = torch.cat([tensor, missing])
         again = "Estimate" if isinstance(source, HessianSource) else "Train or download"
-        check_finite(tensor, self._name, source.label, f"{again} it again.")
-        return tensor if self._shape is None else tensor.reshape(self._shape)
+        check_finite(tensor, name, source.label, f"{again} it again.")
+        return tensor.reshape(self._shape)
+
+
+class InputPieces:
+    """Pieces of one parameter, or of the whole model, that several threads may work at."""
+
+    def __init__(
+        self, pieces: Callable[[], Iterable[InputPiece]], pool: ThreadPoolExecutor | None = None
+    ) -> None:
+        """Stand for what ``pieces`` makes each time it is called; without a pool, one thread does all."""
+        self._pieces = pieces
+        self._pool = pool
+
+    def __iter__(self) -> Iterator[InputPiece]:
+        return iter(self._pieces())
+
+    def map(self, function: Callable[[InputPiece], T]) -> list[T]:
+        """``function`` of every piece, in order."""
+        if self._pool is None:
+            return [function(piece) for piece in self]
+        return list(self._pool.map(function, self))
+
+
+@dataclass
+class Counted:
+    """What a merge says of the parameters that it has given so far."""
+
+    num_without_curvature: int = 0
+    """Merged elements in which every Hessian is zero; tied tensors count once."""
+    weights: WeightRange = field(default_factory=WeightRange)
+    """Combination weights, of methods that tell them."""
+    reports: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    """What the method reported, by parameter."""
+
+    def add(self, other: Counted) -> None:
+        """Count what another thread has counted."""
+        self.num_without_curvature += other.num_without_curvature
+        self.weights.add(other.weights)
+        for name, values in other.reports.items():
+            self.reports.setdefault(name, {}).update(values)
 
 
 class TensorMerge:
-    """One merge in progress: gives the output tensor by tensor, and counts on the way."""
+    """One merge in progress: gives the output piece by piece, and counts on the way."""
 
     def __init__(
         self,
         module: ModuleType,
-        options: Any,
+        resolver: Resolver,
         plan: Plan,
         *,
         template: Source,
         models: Mapping[str, Source],
-        inputs: Mapping[str, Source | Mapping[str, Source]],
+        inputs: Mapping[str, Input],
         label_rows: Mapping[str, Sequence[int]] | None = None,
+        transposed: Collection[str] = (),
+        dtype: str | None = None,
     ) -> None:
         """Take the whole-model numbers that the method asks for.
 
         Args:
             module: the method.
-            options: its ``Options``.
+            resolver: its options by parameter.
             plan: what happens to each tensor.
             template: gives shapes and dtypes, and what is copied.
             models: by task; for what is averaged whatever the method.
             inputs: by parameter of the method's ``merge``.
             label_rows: see ``Policy``.
+            transposed: parameters that are stored as (inputs, outputs).
+            dtype: of the merged tensors, e.g. "BF16"; None: as in the template.
         """
         self._module = module
-        self._options = options
+        self._resolver = resolver
         self._plan = plan
         self._template = template
         self._models = models
-        self._inputs = inputs
+        self._inputs = _Inputs(inputs, template, resolver, transposed)
         self._label_rows = label_rows or {}
-        self._in_pieces = hasattr(module, "is_elementwise") and module.is_elementwise(options)
-        parameters = inspect.signature(module.merge).parameters
-        self._takes_summary, self._takes_watch = "summary" in parameters, "watch" in parameters
-        self._hessians = [key for key in inputs if key not in ("base", "models")]
-        self.num_without_curvature = 0
-        """Merged elements in which every Hessian is zero, of the tensors given so far."""
-        self.weights = WeightRange()
-        """Combination weights of the tensors given so far, of methods that tell them."""
-        sources = [its for key in self._hessians for its in _sources(inputs[key])]
+        self._dtype = dtype
+        self._takes = frozenset(inspect.signature(module.merge).parameters)
+        self.counted = Counted()
+        """What is known of the tensors given so far."""
+        curvatures = [key for key, value in inputs.items() if "hessian" in key]
+        self._curvatures = curvatures
+        sources = [its for key in curvatures for its in _sources(inputs[key])]
         self.not_in_hessians = tuple(
             name for name in plan.merged if sources and not any(name in its.tensors for its in sources)
         )
@@ -127,79 +193,167 @@ class TensorMerge:
         self.summary: Any = None
         """Whole-model numbers of the method, or None."""
         if hasattr(module, "summarize"):
-            pieces = (piece for name in plan.merged for piece in self._pieces(name))
-            self.summary = module.summarize(pieces, options)
+            with self._threads() as pool:
+                parameters = InputPieces(
+                    lambda: (piece for name in plan.merged for piece in self._pieces(name)), pool
+                )
+                self.summary = module.summarize(parameters, resolver.schedule.common)
+
+    @cached_property
+    def infos(self) -> dict[str, TensorInfo]:
+        """Shape and dtype of every tensor of the output, by name."""
+        return {name: self._info(name) for name in self._plan.names}
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor of the output, in the dtype and shape of the template.
+        """One tensor of the output.
 
         Raises:
             CheckpointError: an input or the result has NaN or infinite values.
         """
         import torch
 
-        kept = self._plan.tied.get(name, name)
-        if kept in self._plan.copied:
-            return self._template.read(kept)
-        info = self._template.tensors[kept]
-        merged = torch.empty(info.shape, dtype=torch_dtype(info.dtype))
-        if kept in self._plan.buffers:
-            models = self._whole_models(kept)
-            merged.copy_(torch.stack(list(models.values())).mean(0))
-        elif kept in self._plan.heads:
-            merged.copy_(self._merge_head(kept))
-        else:
-            num_without_curvature = self._merge_into(merged.view(-1), list(self._pieces(kept)))
-            if kept == name:  # tied tensors count once
-                self.num_without_curvature += num_without_curvature
-        return check_finite(merged, kept, "merged model", f"Its dtype is {merged.dtype}; check the options.")
+        info = self.infos[name]
+        merged = torch.empty(info.num_elements, dtype=torch_dtype(info.dtype))
 
-    def _pieces(self, name: str) -> Iterator[Parameter]:
-        """A parameter as a whole, or piece by piece."""
-        if not self._in_pieces:
-            yield Parameter(name, self._inputs, self._template)
-            return
-        size = self._template.tensors[name].num_elements
-        for start in range(0, size, PIECE):
-            yield Parameter(name, self._inputs, self._template, piece=(start, min(start + PIECE, size)))
+        def keep(_: str, start: int, piece: Tensor) -> None:
+            merged[start : start + piece.numel()] = piece.reshape(-1)
 
-    def _merge_into(self, merged: Tensor, pieces: Sequence[Parameter]) -> int:
-        """Run the method on all pieces of a parameter.
+        self.run([name], keep)
+        return merged.reshape(info.shape)
 
-        Several pieces go on side by side, each on one thread: threads inside of operations as short as these
-        would wait for each other most of the time.
+    def run(self, names: Iterable[str], sink: Sink) -> None:
+        """Compute tensors of the output, and give their pieces to ``sink``, on several threads.
 
-        Returns:
-            Number of elements without curvature.
+        Reading, arithmetic and what the sink does overlap. The next pieces are begun only when earlier ones
+        are done, so that memory stays bounded.
+
+        Raises:
+            CheckpointError: an input or the result has NaN or infinite values.
         """
         import torch
 
-        def merge(piece: Parameter) -> tuple[int, WeightRange]:
-            inputs: dict[str, Any] = dict(piece)
-            weights = WeightRange()  # of this piece only: others are merged at the same time
-            num_without_curvature = self._count_without_curvature(inputs)
-            if self._takes_summary:
-                inputs["summary"] = self.summary
-            if self._takes_watch:
-                inputs["watch"] = weights
-            result: Tensor = self._module.merge(**inputs, options=self._options)
-            merged[piece.start : piece.stop] = result.reshape(-1)
-            return num_without_curvature, weights
+        with self._threads() as pool:
+            limit = 2 * torch.get_num_threads()
+            running: set[Future[Counted | None]] = set()
+            try:
+                for name in names:
+                    for work in self._work(name, pool):
+                        running.add(pool.submit(work, sink))
+                        while len(running) >= limit:
+                            running = self._collect(running)
+                while running:
+                    running = self._collect(running)
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def _collect(self, running: set[Future[Counted | None]]) -> set[Future[Counted | None]]:
+        """Wait for some work to end, and count what it counted."""
+        done, left = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            counted = future.result()
+            if counted is not None:
+                self.counted.add(counted)
+        return left
+
+    def _work(self, name: str, pool: ThreadPoolExecutor) -> Iterator[Callable[[Sink], Counted | None]]:
+        """What has to be done for one tensor of the output, in pieces that don't depend on each other."""
+        kept = self._plan.tied.get(name, name)
+        if kept in self._plan.copied:
+            yield lambda sink: sink(name, 0, self._template.read(kept))
+        elif kept in self._plan.heads:
+            yield lambda sink: self._give(name, kept, 0, self._merge_head(kept), sink)
+        elif kept in self._plan.buffers:
+            yield lambda sink: self._give(name, kept, 0, self._average(kept), sink)
+        else:
+            pieces = list(self._pieces(kept))
+            arguments: dict[str, Any] = {}
+            if hasattr(self._module, "measure") and len(pieces) > 1:
+                arguments["measure"] = self._measure(pieces, pool)
+            for piece in pieces:
+                yield lambda sink, piece=piece: self._merge(name, piece, arguments, sink)  # type: ignore[misc]
+
+    def _merge(self, name: str, piece: InputPiece, arguments: Mapping[str, Any], sink: Sink) -> Counted:
+        """Run the method on one piece."""
+        counted = Counted()
+        inputs: dict[str, Any] = dict(piece)
+        if name == piece.parameter.name:  # tied tensors count once
+            counted.num_without_curvature = self._count_without_curvature(inputs)
+        offered = {
+            "summary": self.summary,
+            "parameter": piece.parameter,
+            "watch": counted.weights,
+            "report": counted.reports.setdefault(piece.parameter.name, {}).__setitem__,
+        }
+        inputs |= {key: value for key, value in offered.items() if key in self._takes}
+        inputs |= arguments
+        if "measure" in self._takes and "measure" not in inputs:
+            inputs["measure"] = self._measure([piece], None)
+        result: Tensor = self._module.merge(**inputs, options=piece.options)
+        counted.reports = {key: values for key, values in counted.reports.items() if values}
+        self._give(name, piece.parameter.name, piece.start, result, sink)
+        return counted
+
+    def _give(self, name: str, kept: str, start: int, values: Tensor, sink: Sink) -> None:
+        """Pass on a piece of the result in the dtype of the output, if it is finite there."""
+        stored = values.to(torch_dtype(self.infos[name].dtype))
+        check_finite(stored, kept, "merged model", f"Its dtype is {stored.dtype}; check the options.")
+        sink(name, start, stored)
+
+    def _measure(self, pieces: Sequence[InputPiece], pool: ThreadPoolExecutor | None) -> Any:
+        return self._module.measure(InputPieces(lambda: pieces, pool), pieces[0].options)
+
+    def _pieces(self, name: str) -> Iterator[InputPiece]:
+        """A parameter as a whole, or in pieces of elements or rows."""
+        shape = self._template.tensors[name].shape
+        size = self._template.tensors[name].num_elements
+        granularity = self._granularity(name)
+        if granularity == "elements":
+            for start in range(0, size, PIECE) if size else (0,):
+                stop = min(start + PIECE, size)
+                yield InputPiece(self._inputs, name, start, stop, (stop - start,))
+        elif granularity == "rows" and len(shape) > 1 and size and name not in self._inputs.transposed:
+            length = size // shape[0]
+            step = max(1, PIECE // length)
+            for row in range(0, shape[0], step):
+                end = min(row + step, shape[0])
+                yield InputPiece(self._inputs, name, row * length, end * length, (end - row, *shape[1:]))
+        else:
+            yield InputPiece(self._inputs, name, 0, size, shape)
+
+    def _granularity(self, name: str) -> Granularity:
+        if not hasattr(self._module, "granularity"):
+            return "parameter"
+        found: Granularity = self._module.granularity(self._resolver.at(name))
+        return found
+
+    @contextmanager
+    def _threads(self) -> Iterator[ThreadPoolExecutor]:
+        """As many threads as torch would use, each of which works alone.
+
+        Threads inside of operations as short as these would wait for each other most of the time; and one
+        thread gives the same sums on every machine.
+        """
+        import torch
 
         num_threads = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                counted = list(pool.map(merge, pieces))
+                yield pool
         finally:
             torch.set_num_threads(num_threads)
-        for _, weights in counted:
-            self.weights.add(weights)
-        return sum(num_without_curvature for num_without_curvature, _ in counted)
+
+    def _info(self, name: str) -> TensorInfo:
+        kept = self._plan.tied.get(name, name)
+        info = self._template.tensors[kept]
+        if self._dtype is None or info.dtype not in FLOAT_DTYPES or kept in self._plan.copied:
+            return info
+        return TensorInfo(self._dtype, info.shape)
 
     def _count_without_curvature(self, inputs: Mapping[str, Any]) -> int:
         """Elements in which every Hessian is zero; 0 for methods without Hessians."""
         curvatures: list[Tensor] = []
-        for key in self._hessians:
+        for key in self._curvatures:
             value = inputs[key]
             curvatures.extend(value.values() if isinstance(value, Mapping) else [value])
         if not curvatures:
@@ -210,8 +364,16 @@ class TensorMerge:
         return known.numel() - int(known.count_nonzero())
 
     def _whole_models(self, name: str) -> dict[str, Tensor]:
-        models: dict[str, Tensor] = Parameter(name, {"models": self._models}, self._template)["models"]
+        inputs = _Inputs({"models": self._models}, self._template, self._resolver)
+        info = self._template.tensors[name]
+        models: dict[str, Tensor] = InputPiece(inputs, name, 0, info.num_elements, info.shape)["models"]
         return models
+
+    def _average(self, name: str) -> Tensor:
+        """The mean over the models."""
+        import torch
+
+        return torch.stack(list(self._whole_models(name).values())).mean(0)
 
     def _merge_head(self, name: str) -> Tensor:
         """Each row is the mean over the models that know its label; a row that nobody knows is 0."""
@@ -232,6 +394,6 @@ class TensorMerge:
         return total / num_owners.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1))
 
 
-def _sources(value: Source | Mapping[str, Source]) -> list[Source]:
+def _sources(value: Any) -> list[Any]:
     """One input of a method as a list."""
     return list(value.values()) if isinstance(value, Mapping) else [value]

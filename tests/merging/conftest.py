@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from merging.checkpoints import TensorInfo, dtype_name, weights_hash, write_checkpoint
+from merging.checkpoints import TensorInfo, dtype_name, weights_hash, whole_tensors, write_checkpoint
 from merging.hessians.artifact import HessianRecord, write_hessian
 from merging.models import quiet
 from torch import Tensor
@@ -31,7 +31,7 @@ def write_model(tmp_path: Path) -> WriteModel:
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"model_type": "toy", **(config or {})}))
         infos = {key: TensorInfo(dtype_name(its.dtype), tuple(its.shape)) for key, its in tensors.items()}
-        write_checkpoint(folder, infos, tensors.__getitem__, max_shard_bytes=max_shard_bytes)
+        write_checkpoint(folder, infos, whole_tensors(tensors.__getitem__), max_shard_bytes=max_shard_bytes)
         return folder
 
     return write

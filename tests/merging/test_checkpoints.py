@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from merging import checkpoints
-from merging.checkpoints import TensorInfo, dtype_name, open_checkpoint, weights_hash, write_checkpoint
+from merging.checkpoints import (
+    TensorInfo,
+    dtype_name,
+    open_checkpoint,
+    weights_hash,
+    whole_tensors,
+    write_checkpoint,
+)
 from merging.errors import CheckpointError, DiskSpaceError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,7 +60,7 @@ def test_reads_what_safetensors_wrote(tmp_path: Path, tensors: dict[str, Tensor]
 
 
 def test_safetensors_reads_what_we_write(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    write_checkpoint(tmp_path, infos(tensors), tensors.__getitem__)
+    write_checkpoint(tmp_path, infos(tensors), whole_tensors(tensors.__getitem__))
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     loaded = load_file(tmp_path / "model.safetensors")
     assert loaded.keys() == tensors.keys()
@@ -63,7 +70,9 @@ def test_safetensors_reads_what_we_write(tmp_path: Path, tensors: dict[str, Tens
 
 @pytest.mark.parametrize("max_shard_bytes", [1, 40, 150])
 def test_shards(tmp_path: Path, tensors: dict[str, Tensor], max_shard_bytes: int) -> None:
-    write_checkpoint(tmp_path, infos(tensors), tensors.__getitem__, max_shard_bytes=max_shard_bytes)
+    write_checkpoint(
+        tmp_path, infos(tensors), whole_tensors(tensors.__getitem__), max_shard_bytes=max_shard_bytes
+    )
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 1
     assert files == [
@@ -85,7 +94,7 @@ def test_tensors_are_computed_one_at_a_time(tmp_path: Path, tensors: dict[str, T
         sizes.append((tmp_path / "model.safetensors").stat().st_size)
         return tensors[name]
 
-    write_checkpoint(tmp_path, infos(tensors), value)
+    write_checkpoint(tmp_path, infos(tensors), whole_tensors(value))
     assert sizes == sorted(sizes) and sizes[-1] > sizes[0]
 
 
@@ -223,7 +232,7 @@ def test_too_little_disk_space_is_seen_before_writing(
     with pytest.raises(
         DiskSpaceError, match=r"needs \d\.\d kB, but only 0\.1 kB are free .* Free some space"
     ):
-        write_checkpoint(tmp_path, infos(tensors), tensors.__getitem__)
+        write_checkpoint(tmp_path, infos(tensors), whole_tensors(tensors.__getitem__))
     assert not list(tmp_path.iterdir())
 
 
@@ -235,4 +244,4 @@ def test_disk_that_becomes_full(
 
     monkeypatch.setattr(checkpoints, "_write_all", full)
     with pytest.raises(DiskSpaceError, match="became full while writing"):
-        write_checkpoint(tmp_path, infos(tensors), tensors.__getitem__)
+        write_checkpoint(tmp_path, infos(tensors), whole_tensors(tensors.__getitem__))

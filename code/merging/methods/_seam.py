@@ -25,6 +25,8 @@ class Parameter:
     """Of the whole parameter, also where a call gets a piece."""
     start: int = 0
     """First element of the piece, counted row by row."""
+    size: int = 0
+    """Elements in the piece."""
     transposed: bool = False
     """Stored as (inputs, outputs), as GPT-2's Conv1D does; only looked up where the method asks for it
     (``needs_layout``)."""

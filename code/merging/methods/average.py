@@ -17,6 +17,7 @@ from merging.methods._tasks import check_finite, per_task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._seam import Granularity
     from merging.methods._weights import Watch
 
 
@@ -40,9 +41,9 @@ class Options:
             )
 
 
-def is_elementwise(options: Options) -> bool:
-    """Pieces of a parameter may be merged one after another."""
-    return True
+def granularity(options: Options) -> Granularity:
+    """Elementwise."""
+    return "elements"
 
 
 def merge(models: Mapping[str, Tensor], options: Options, watch: Watch | None = None) -> Tensor:

@@ -13,9 +13,10 @@ Special cases, tested: equal Fishers give the weighted average, and so do elemen
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from merging.errors import OptionError
 from merging.methods._tasks import check_finite, per_task
@@ -23,6 +24,7 @@ from merging.methods._tasks import check_finite, per_task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._seam import Granularity, Piece, Pieces
     from merging.methods._weights import Watch
 
 
@@ -58,31 +60,37 @@ class Summary:
     """L2 norm of the Fisher; for normalize="model"."""
 
 
-def summarize(parameters: Iterable[Mapping[str, Any]], options: Options) -> Summary:
+def summarize(parameters: Pieces, options: Options) -> Summary:
     """Take means and norms of the whole Fishers; reads nothing where they are not asked for."""
     import torch
 
     wants_means, wants_norms = options.floor_kind == "relative", options.normalize == "model"
     if not (wants_means or wants_norms):
         return Summary(means=None, norms=None)
-    sums: dict[str, float] = {}
-    squares: dict[str, float] = {}
-    size = 0
-    for parameter in parameters:
-        for task, hessian in parameter["hessians"].items():
-            sums[task] = sums.get(task, 0.0) + float(hessian.sum(dtype=torch.float64))
-            norm = torch.linalg.vector_norm(hessian, dtype=torch.float64)
-            squares[task] = squares.get(task, 0.0) + float(norm) ** 2
-        size += hessian.numel()
+
+    def measure_piece(piece: Piece) -> dict[str, tuple[float, float]]:
+        return {
+            task: (
+                float(hessian.sum(dtype=torch.float64)),
+                float(torch.linalg.vector_norm(hessian, dtype=torch.float64)) ** 2,
+            )
+            for task, hessian in piece["hessians"].items()
+        }
+
+    found = parameters.map(measure_piece)
+    tasks = sorted({task for piece in found for task in piece})
+    sums = {task: math.fsum(piece[task][0] for piece in found) for task in tasks}
+    squares = {task: math.fsum(piece[task][1] for piece in found) for task in tasks}
+    size = sum(piece.parameter.size for piece in parameters)
     return Summary(
         means={task: total / max(size, 1) for task, total in sums.items()} if wants_means else None,
         norms={task: square**0.5 for task, square in squares.items()} if wants_norms else None,
     )
 
 
-def is_elementwise(options: Options) -> bool:
-    """Pieces of a parameter may be merged one after another, but for the norm of a tensor."""
-    return options.normalize != "tensor"
+def granularity(options: Options) -> Granularity:
+    """Elementwise, but for the norm of a tensor."""
+    return "parameter" if options.normalize == "tensor" else "elements"
 
 
 def merge(

@@ -18,9 +18,9 @@ kept at ``kappa`` H_0 or more, and the merge is refused where that happens to mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from merging.errors import OptionError
 from merging.methods._tasks import check_finite, per_task, values
@@ -28,6 +28,7 @@ from merging.methods._tasks import check_finite, per_task, values
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._seam import Granularity, Piece, Pieces
     from merging.methods._weights import Watch
 
 
@@ -67,21 +68,16 @@ class Summary:
     """Fraction of the elements in which H_bar is raised to kappa H_0; 0..1."""
 
 
-def summarize(parameters: Iterable[Mapping[str, Any]], options: Options) -> Summary:
+def summarize(parameters: Pieces, options: Options) -> Summary:
     """Count how often H_bar has to be raised; reads nothing where that cannot happen.
 
     Raises:
         OptionError: in more than half of the model.
     """
-    if options.parity or min(values(options.scaling_factor)) >= 0:
+    if options.parity:
         return Summary(floored_fraction=0.0)
-    floored = total = 0
-    for parameter in parameters:
-        prior = parameter["base_hessian"] + options.delta_0
-        precision = _precision(prior, parameter["hessians"], options)
-        floored += int((precision < options.kappa * prior).sum())
-        total += precision.numel()
-    fraction = floored / max(total, 1)
+    floored = sum(parameters.map(_count_floored))
+    fraction = floored / max(sum(piece.parameter.size for piece in parameters), 1)
     if fraction > 0.5:
         raise OptionError(
             f"gradient_matching: scaling_factor {options.scaling_factor} takes away (nearly) all curvature "
@@ -91,9 +87,18 @@ def summarize(parameters: Iterable[Mapping[str, Any]], options: Options) -> Summ
     return Summary(floored_fraction=fraction)
 
 
-def is_elementwise(options: Options) -> bool:
-    """Pieces of a parameter may be merged one after another."""
-    return True
+def _count_floored(piece: Piece) -> int:
+    """Elements of a piece in which H_bar is raised."""
+    if min(values(piece.options.scaling_factor)) >= 0:
+        return 0
+    prior = piece["base_hessian"] + piece.options.delta_0
+    precision = _precision(prior, piece["hessians"], piece.options)
+    return int((precision < piece.options.kappa * prior).sum())
+
+
+def granularity(options: Options) -> Granularity:
+    """Elementwise."""
+    return "elements"
 
 
 def merge(

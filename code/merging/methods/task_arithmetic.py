@@ -17,6 +17,7 @@ from merging.methods._tasks import check_finite, per_task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._seam import Granularity
     from merging.methods._weights import Watch
 
 
@@ -31,9 +32,9 @@ class Options:
         check_finite("task_arithmetic: scaling_factor", self.scaling_factor)
 
 
-def is_elementwise(options: Options) -> bool:
-    """Pieces of a parameter may be merged one after another."""
-    return True
+def granularity(options: Options) -> Granularity:
+    """Elementwise."""
+    return "elements"
 
 
 def merge(base: Tensor, models: Mapping[str, Tensor], options: Options, watch: Watch | None = None) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints import TensorInfo
 from merging.errors import CheckpointError
@@ -11,6 +12,58 @@ from merging.sources import Source, for_computing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Statistic(ABC):
+    """What a method is given beside tensors of the parameter's own shape: factors, blocks, mask Fishers."""
+
+    label: str
+    """Names the statistic in error messages."""
+
+    @property
+    @abstractmethod
+    def names(self) -> Collection[str]:
+        """Parameters that it says something of; empty for what is of the whole model."""
+
+    @abstractmethod
+    def of(self, name: str) -> Any:
+        """What ``merge`` gets for a parameter; None where nothing is known of it."""
+
+
+class MemoryStatistic(Statistic):
+    """Statistics in memory, by name of the parameter."""
+
+    def __init__(self, values: Mapping[str, Any], *, label: str) -> None:
+        """Wrap ``values``: :class:`merging.methods._seam.Factors`, or tensors."""
+        self.label = label
+        self._values = values
+
+    @property
+    def names(self) -> Collection[str]:
+        """Parameters that it says something of."""
+        return self._values.keys()
+
+    def of(self, name: str) -> Any:
+        """What is known of one parameter, or None."""
+        return self._values.get(name)
+
+
+class WholeModelStatistic(Statistic):
+    """One value for the whole model, in memory."""
+
+    def __init__(self, value: Any, *, label: str) -> None:
+        """Wrap ``value``, e.g. a :class:`merging.methods._seam.MaskFisher`."""
+        self.label = label
+        self._value = value
+
+    @property
+    def names(self) -> Collection[str]:
+        """None in particular."""
+        return ()
+
+    def of(self, name: str) -> Any:
+        """The same for every parameter."""
+        return self._value
 
 
 class HessianSource:
