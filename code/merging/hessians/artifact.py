@@ -1,7 +1,15 @@
 """The Hessian folder: ``hessian.safetensors`` and ``hessian.json``; light to import.
 
-The tensors are float32, the MEAN over examples, under the names that the parameters have in the model's own
-safetensors files; tied ones appear once, frozen ones not at all.
+The tensors are float32 and means, under the names that the parameters have in the model's own safetensors
+files; tied ones appear once, frozen ones not at all. By ``statistic`` of the record:
+
+    diagonal     <parameter>            its shape     mean over examples
+    gram         <parameter>/inputs     (i, i)        mean over positions of a a^T, a = input of the layer
+    kfac         <parameter>/inputs     (i, i)        the same
+                 <parameter>/outputs    (o, o)        of g g^T, g = gradient at the output; see ``kfac_scale``
+    block        <parameter>            (d, d)        mean over examples, of a vector of d elements
+    mask_nodes   heads                  (layers, heads)               mean over examples
+                 neurons                (layers, intermediate size)   the same
 """
 
 from __future__ import annotations
@@ -12,7 +20,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from merging.checkpoints import Checkpoint
 from merging.errors import CheckpointError
@@ -22,6 +30,13 @@ if TYPE_CHECKING:
 
 TENSORS_NAME = "hessian.safetensors"
 RECORD_NAME = "hessian.json"
+
+Statistic = Literal["diagonal", "gram", "kfac", "block", "mask_nodes"]
+"""What the tensors of a folder are."""
+INPUTS, OUTPUTS = "/inputs", "/outputs"
+"""What follows the name of a parameter in the name of a factor."""
+HEADS, NEURONS = "heads", "neurons"
+"""The two tensors of mask nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +72,31 @@ class HessianRecord:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Of the packages that the numbers depend on."""
     reduction: str = "mean"
+    statistic: Statistic = "diagonal"
+    """What the tensors are; see the top of this file."""
+    transposed: tuple[str, ...] = ()
+    """Of ``gram`` and ``kfac``: weights that are stored as (inputs, outputs), as GPT-2's Conv1D does."""
+    num_positions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Of ``gram`` and ``kfac``: positions that the mean of each weight is over."""
+    uncovered: tuple[str, ...] = ()
+    """Weights of linear layers that have no factors: never called, tied to something else, or grouped."""
+
+    def __post_init__(self) -> None:
+        if self.statistic not in get_args(Statistic):
+            raise ValueError(
+                f"statistic is {self.statistic!r}, but must be one of {', '.join(get_args(Statistic))}"
+            )
+
+    @property
+    def default_scale(self) -> float:
+        """By what merges multiply the curvature, unless they are told otherwise.
+
+        The size of the training set for means over examples. 1 for Gram matrices and mask nodes, which only
+        weigh models against each other, and for factors that are normalised by tokens twice.
+        """
+        weighs_only = self.statistic in ("gram", "mask_nodes")
+        by_tokens = self.statistic == "kfac" and self.options.get("kfac_scale") == "reference"
+        return 1.0 if weighs_only or by_tokens else float(self.num_train_examples)
 
 
 class StoredHessian:

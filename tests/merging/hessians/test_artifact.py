@@ -61,3 +61,39 @@ def test_a_damaged_record(text: str, tmp_path: Path) -> None:
     (tmp_path / "hessian.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"hessian\.json is damaged"):
         StoredHessian(tmp_path, label="hessian")
+
+
+def test_a_folder_without_a_statistic_is_a_diagonal(tmp_path: Path) -> None:
+    """As the first version wrote them."""
+    write_hessian(tmp_path, {"a": torch.ones(2)}, record())
+    written = json.loads((tmp_path / "hessian.json").read_text())
+    for key in ("statistic", "transposed", "num_positions", "uncovered"):
+        del written[key]
+    (tmp_path / "hessian.json").write_text(json.dumps(written))
+    stored = StoredHessian(tmp_path, label="hessian")
+    assert stored.record.statistic == "diagonal" and stored.record.default_scale == 10
+
+
+def test_a_statistic_of_the_future(tmp_path: Path) -> None:
+    write_hessian(tmp_path, {"a": torch.ones(2)}, record())
+    written = json.loads((tmp_path / "hessian.json").read_text())
+    (tmp_path / "hessian.json").write_text(json.dumps({**written, "statistic": "full"}))
+    with pytest.raises(CheckpointError, match="statistic is 'full', but must be one of diagonal, gram, kfac"):
+        StoredHessian(tmp_path, label="hessian")
+
+
+@pytest.mark.parametrize(
+    ("statistic", "options", "scale"),
+    [
+        ("diagonal", {}, 10),
+        ("block", {}, 10),
+        ("kfac", {"kfac_scale": "consistent"}, 10),
+        ("kfac", {"kfac_scale": "reference"}, 1),
+        ("gram", {}, 1),
+        ("mask_nodes", {}, 1),
+    ],
+)
+def test_what_is_multiplied_by_the_size_of_the_training_set(
+    statistic: Any, options: dict[str, Any], scale: float
+) -> None:
+    assert record(statistic=statistic, options=options).default_scale == scale

@@ -1,0 +1,157 @@
+"""Hessian folders as what the inputs of a method ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from merging.errors import CheckpointError
+from merging.hessians.artifact import HEADS, INPUTS, NEURONS, OUTPUTS, StoredHessian
+from merging.methods._seam import Factors, MaskFisher
+from merging.sources import for_computing
+from merging.sources.statistics import HessianSource, Statistic, WholeModelStatistic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ACCEPTED: Mapping[str, tuple[str, ...]] = {
+    "base_hessian": ("diagonal",),
+    "hessians": ("diagonal",),
+    "grams": ("gram", "kfac"),
+    "base_factors": ("kfac",),
+    "factors": ("kfac",),
+    "blocks": ("block",),
+    "mask_fishers": ("mask_nodes",),
+}
+"""Which statistics serve an input of ``merge``."""
+
+_ESTIMATORS = {
+    "diagonal": "fisher_mc, fisher_exact or fisher_empirical",
+    "gram": "gram",
+    "kfac": "kfac_mc or kfac_empirical",
+    "block": "block",
+    "mask_nodes": "mask_nodes",
+}
+
+
+def open_statistics(
+    folder: str | os.PathLike[str], *, label: str, key: str, scale: float | None = None
+) -> HessianSource | Statistic:
+    """Open a Hessian folder for an input of ``merge``; nothing but headers is read yet.
+
+    Args:
+        folder: what ``merging.hessians.estimate`` wrote.
+        label: names it in error messages: ``"grams['sst2']"``.
+        key: the input: a key of ``ACCEPTED``.
+        scale: the curvature is multiplied by it; None: ``HessianRecord.default_scale``.
+
+    Raises:
+        CheckpointError: this is no Hessian folder, it is damaged, or it holds another statistic.
+    """
+    return as_input(StoredHessian(folder, label=label), key=key, scale=scale)
+
+
+def as_input(stored: StoredHessian, *, key: str, scale: float | None = None) -> HessianSource | Statistic:
+    """Give an open folder in the form that an input of ``merge`` has; see :func:`open_statistics`.
+
+    Raises:
+        CheckpointError: the folder holds another statistic than the input needs, or lacks tensors of it.
+    """
+    record, label = stored.record, stored.checkpoint.label
+    if record.statistic not in ACCEPTED[key]:
+        raise CheckpointError(
+            f"{label} holds the statistic {record.statistic!r} (estimator {record.estimator!r}), but "
+            f"{key} needs {' or '.join(map(repr, ACCEPTED[key]))}. Estimate it with "
+            f"{' or '.join(_ESTIMATORS[statistic] for statistic in ACCEPTED[key])}."
+        )
+    if scale is None:
+        scale = 1.0 if key == "grams" else record.default_scale
+    if record.statistic == "diagonal":
+        return HessianSource(stored.checkpoint, scale=scale)
+    if record.statistic == "mask_nodes":
+        return WholeModelStatistic(_mask_fisher(stored, scale), label=label)
+    if record.statistic == "block":
+        return StoredBlocks(stored, scale=scale)
+    return StoredFactors(stored, scale=scale, inputs_only=key == "grams")
+
+
+class StoredFactors(Statistic):
+    """Gram matrices or K-FAC factors, read for one parameter at a time."""
+
+    def __init__(self, stored: StoredHessian, *, scale: float, inputs_only: bool) -> None:
+        """Read from an open folder.
+
+        Args:
+            stored: of Gram matrices or K-FAC factors.
+            scale: what ``Factors.scale`` is to be.
+            inputs_only: leave the factors of the outputs out.
+
+        Raises:
+            CheckpointError: a factor is not square, or one of a pair is missing.
+        """
+        self.label = stored.checkpoint.label
+        self._stored = stored
+        self._scale = scale
+        self._with_outputs = stored.record.statistic == "kfac" and not inputs_only
+        tensors = stored.checkpoint.tensors
+        self._names = tuple(sorted(name.removesuffix(INPUTS) for name in tensors if name.endswith(INPUTS)))
+        for name in self._names:
+            for part in (INPUTS, OUTPUTS) if stored.record.statistic == "kfac" else (INPUTS,):
+                info = tensors.get(name + part)
+                if info is None or len(info.shape) != 2 or info.shape[0] != info.shape[1]:
+                    there = "is missing" if info is None else f"is {info.shape}, not square"
+                    raise CheckpointError(f"{self.label}: {name + part!r} {there}. Estimate it again.")
+
+    @property
+    def names(self) -> Collection[str]:
+        """Parameters that have factors."""
+        return self._names
+
+    def of(self, name: str) -> Factors | None:
+        """Read the factors of one parameter; None if it has none."""
+        if name not in self._names:
+            return None
+        record, read = self._stored.record, self._stored.checkpoint.read
+        return Factors(
+            inputs=for_computing(read(name + INPUTS)),
+            outputs=for_computing(read(name + OUTPUTS)) if self._with_outputs else None,
+            transposed=name in record.transposed,
+            scale=self._scale,
+            num_positions=record.num_positions.get(name, 0),
+        )
+
+
+class StoredBlocks(Statistic):
+    """Full curvatures of vectors, read for one parameter at a time."""
+
+    def __init__(self, stored: StoredHessian, *, scale: float) -> None:
+        """Read from an open folder; each block is multiplied by ``scale``."""
+        self.label = stored.checkpoint.label
+        self._stored = stored
+        self._scale = scale
+
+    @property
+    def names(self) -> Collection[str]:
+        """Parameters that have a block."""
+        return self._stored.checkpoint.tensors.keys()
+
+    def of(self, name: str) -> Tensor | None:
+        """Read the block (d, d) of one vector; None if it has none."""
+        if name not in self.names:
+            return None
+        block = for_computing(self._stored.checkpoint.read(name))
+        return block if self._scale == 1 else block * self._scale
+
+
+def _mask_fisher(stored: StoredHessian, scale: float) -> MaskFisher:
+    """Read the Fishers of mask nodes."""
+    checkpoint = stored.checkpoint
+    for name in (HEADS, NEURONS):
+        if name not in checkpoint.tensors:
+            raise CheckpointError(f"{checkpoint.label}: {name!r} is missing. Estimate it again.")
+    fisher = MaskFisher(heads=checkpoint.read(HEADS), neurons=checkpoint.read(NEURONS))
+    if scale == 1:
+        return fisher
+    return dataclasses.replace(fisher, heads=fisher.heads * scale, neurons=fisher.neurons * scale)
