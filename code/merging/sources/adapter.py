@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.checkpoints import TensorInfo
@@ -32,20 +33,28 @@ _Change = Callable[["Tensor", int], "Tensor"]
 class AdapterSource:
     """Base and adapter as one model; only the rows that a piece needs are multiplied out."""
 
-    def __init__(self, base: Source, folder: str | os.PathLike[str], *, label: str) -> None:
+    def __init__(
+        self,
+        base: Source,
+        folder: str | os.PathLike[str],
+        *,
+        label: str,
+        base_folder: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Open an adapter and find its modules in the base.
 
         Args:
             base: what the adapter was trained on.
             folder: the adapter, as peft saves it.
             label: names this source in error messages: ``models['sst2']``.
+            base_folder: where the base comes from; only compared with what the adapter says of its base.
 
         Raises:
             CheckpointError: the adapter is damaged, of an unsupported kind, or does not fit the base.
         """
         self.label = label
         self.adapter = AdapterFolder(folder, label=label)
-        self.notes: tuple[str, ...] = ()
+        self.notes = self._notes(base_folder)
         """What a reader of the result should know, one sentence each."""
         self._base = base
         self._replaced = self._match_saved()
@@ -92,6 +101,15 @@ class AdapterSource:
         """Hex SHA-256 that names base and adapter together."""
         base = self._base.digest() if hasattr(self._base, "digest") else ""
         return hashlib.sha256(f"{base} {self.adapter.digest()}".encode()).hexdigest()
+
+    def _notes(self, base_folder: str | os.PathLike[str] | None) -> tuple[str, ...]:
+        named = self.adapter.config.base_model
+        if named is None or base_folder is None or Path(named).name == Path(base_folder).resolve().name:
+            return ()
+        return (
+            f"{self.label}: the adapter was trained on {named!r}, and is put on {str(base_folder)!r}. Its "
+            "numbers mean something only on the same weights.",
+        )
 
     def _match_saved(self) -> dict[str, str]:
         """What the adapter stores whole, by the base's name; a head that the base lacks keeps its own."""
