@@ -54,9 +54,12 @@ class Schedule:
         self._varying = tuple(
             key for key, value in options.items() if key in numbers and not _is_constant(value)
         )
-        for key in self._varying:
-            for value in _leaves(self._given[key], f"{owner}: {key}"):
-                self._parse({**self._constants(), key: value})
+        self.variants: list[Any] = [
+            self._parse({**self._constants(), key: value})
+            for key in self._varying
+            for value in _leaves(self._given[key], f"{owner}: {key}")
+        ]
+        """Options with every value that may occur somewhere, one at a time."""
         self.common: Any = self._parse({key: value_at(its, None, None) for key, its in options.items()})
         """The options where nothing is said of layers or names: of parameters outside of the layers."""
 

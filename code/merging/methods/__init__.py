@@ -152,10 +152,11 @@ def check_call(
     for key, value in extras.items():
         _check_input(method, key, value, tasks)
     if tasks is not None:
-        for field in dataclasses.fields(schedule.common):
-            value = getattr(schedule.common, field.name)
-            if isinstance(value, Mapping):
-                _check_tasks(f"{method}: {field.name}", value, tasks)
+        for variant in (schedule.common, *schedule.variants):
+            for field in dataclasses.fields(variant):
+                value = getattr(variant, field.name)
+                if isinstance(value, Mapping):
+                    _check_tasks(f"{method}: {field.name}", value, tasks)
     return schedule
 
 

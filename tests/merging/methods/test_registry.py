@@ -41,8 +41,8 @@ def test_every_method_says_what_it_is(name: str) -> None:
 
 def test_a_good_call_returns_the_options() -> None:
     hessians = {"a": "folder", "b": {"hessian": "folder", "scale": 2.0}}
-    options = methods.check_call("fisher", {"floor": 0.5}, {"hessians": hessians}, tasks=["b", "a"])
-    assert options == methods.load("fisher").Options(floor=0.5)
+    schedule = methods.check_call("fisher", {"floor": 0.5}, {"hessians": hessians}, tasks=["b", "a"])
+    assert schedule.common == methods.load("fisher").Options(floor=0.5)
 
 
 BAD_CALLS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
