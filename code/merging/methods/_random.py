@@ -1,8 +1,9 @@
 """Random numbers that depend on where an element is, not on when it is merged.
 
 The draw of an element is a function of (seed, task, name of the parameter, index of the element): the words
-of the counter-based generator Philox (Salmon et al., SC 2011), keyed by a hash of the first three, two elements
-a word. So pieces, their order, threads and devices make no difference, and nothing touches a global generator.
+of the counter-based generator Philox (Salmon et al., SC 2011), keyed by a hash of the first three, two
+elements a word. So pieces, their order, threads and devices make no difference, and nothing touches a global
+generator.
 """
 
 from __future__ import annotations

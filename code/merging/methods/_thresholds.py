@@ -1,0 +1,308 @@
+"""The largest magnitudes of task vectors: which elements they are, exactly, without a sort.
+
+A sample brackets the magnitude that is sought; one pass over all elements counts what lies above the bracket
+and collects the few inside of it; the rest is a selection among those. A bracket that missed is widened.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from merging.methods._seam import Piece, Pieces
+
+_COLLECT_ALL = 2**18  # elements; below, a sample would cost as much as it saves
+_SAMPLED_PIECES = (4, 256)  # a quarter of all, within these
+_SAMPLED_ELEMENTS = (2**14, 2**20)  # a 64th of all, within these
+_WIDTH = 4.0  # standard errors of the sample on both sides of a bracket
+_ATTEMPTS = 4  # each with a bracket four times as wide; then everything is collected
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The elements of a vector whose magnitude is above ``value``, or equal to it and before ``index``."""
+
+    value: float
+    index: int = sys.maxsize
+
+    def keep_(self, vector: Tensor, start: int = 0) -> Tensor:
+        """Zero all other elements in place.
+
+        Args:
+            vector: contiguous, any shape; its first element is number ``start`` of the parameter.
+            start: see ``vector``.
+        """
+        import torch
+
+        if self.value <= 0:
+            return vector
+        flat = vector.view(-1)
+        num_before = min(max(self.index - start, 0), flat.numel())
+        limit = _below(self.value, flat)  # hardshrink zeroes up to and with its limit
+        for part, end in ((flat[:num_before], limit), (flat[num_before:], self.value)):
+            if part.numel():
+                torch.hardshrink(part, end, out=part)
+        return vector
+
+    def drop_(self, vector: Tensor, start: int = 0) -> Tensor:
+        """Zero these elements in place."""
+        if self.value <= 0:
+            return vector.zero_()
+        return vector.sub_(self.keep_(vector.clone(), start))
+
+
+EVERYTHING = Cut(0.0)
+NOTHING = Cut(math.inf, 0)
+
+
+def num_elements(pieces: Pieces) -> int:
+    """Elements of all pieces together; reads nothing."""
+    return sum(piece.parameter.size for piece in pieces)
+
+
+def task_vectors(piece: Piece) -> Iterator[tuple[str, Tensor]]:
+    """(theta_t - theta_0) of each task, sorted by task; new tensors."""
+    base, models = piece["base"], piece["models"]
+    for task in sorted(models):
+        yield task, models[task] - base
+
+
+def largest(
+    pieces: Pieces, counts: Mapping[str, Sequence[int]], *, with_ties: bool = False
+) -> dict[str, list[Cut]]:
+    """Find the k largest magnitudes of each task vector.
+
+    Args:
+        pieces: of one parameter, or of the whole model.
+        counts: k by task; several are found at once.
+        with_ties: take all elements that equal the k-th; otherwise exactly k, the earlier ones first; then
+            ``pieces`` must be those of one parameter.
+
+    Returns:
+        Cuts by task, in the order of ``counts``.
+    """
+    total = num_elements(pieces)
+    searches = [_Search(task, count) for task, its in counts.items() for count in its]
+    missing = [search for search in searches if 0 < search.count < total]
+    sample = None
+    if missing and total > _COLLECT_ALL:
+        sample = _Sample(pieces, total, {search.task for search in missing})
+    for attempt in range(_ATTEMPTS + 1):
+        for search in missing:
+            if sample is not None and attempt < _ATTEMPTS:
+                search.bracket = sample.bracket(search.task, search.count / total, _WIDTH * 4**attempt)
+            else:
+                search.bracket = (0.0, math.inf)
+        _look(pieces, missing)
+        missing = [search for search in missing if not search.find()]
+        if not missing:
+            break
+    cuts: dict[str, list[Cut]] = {task: [] for task in counts}
+    for search in searches:
+        if search.count <= 0:
+            cut = NOTHING
+        elif search.count >= total:
+            cut = EVERYTHING
+        else:
+            cut = Cut(search.value, sys.maxsize if with_ties else search.index(pieces))
+        cuts[search.task].append(cut)
+    return cuts
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one piece says of one bracket."""
+
+    above: int
+    """Elements above the bracket."""
+    at_high: int
+    inside: NDArray[np.floating[Any]]
+    """Magnitudes inside of the bracket, without its ends."""
+    at_low: int
+
+    def num_equal(self, value: float, bracket: tuple[float, float]) -> int:
+        """Elements of this magnitude, which is inside of the bracket or one of its ends."""
+        import numpy as np
+
+        number = int(np.count_nonzero(self.inside == value))
+        return number + self.at_high * (value == bracket[1]) + self.at_low * (value == bracket[0])
+
+
+class _Search:
+    """For the k-th largest magnitude of one task vector."""
+
+    def __init__(self, task: str, count: int) -> None:
+        self.task = task
+        self.count = count
+        self.bracket = (0.0, math.inf)
+        self.seen: list[_Seen] = []
+        self.value = 0.0
+        self._num_ties = 0  # of the elements that equal the k-th, how many are among the k
+
+    def find(self) -> bool:
+        """Whether the k-th largest is in the bracket; then ``value`` is its magnitude."""
+        import numpy as np
+
+        rest = self.count - sum(seen.above for seen in self.seen)
+        num_high = sum(seen.at_high for seen in self.seen)
+        inside = np.concatenate([seen.inside for seen in self.seen])
+        num_low = sum(seen.at_low for seen in self.seen)
+        if not 0 < rest <= num_high + len(inside) + num_low:
+            return False
+        low, high = self.bracket
+        if rest <= num_high:
+            self.value, self._num_ties = high, rest
+        elif rest <= num_high + len(inside):
+            position = len(inside) - (rest - num_high)
+            inside.partition(position)
+            self.value = float(inside[position])
+            num_larger = int(np.count_nonzero(inside[position:] > self.value))
+            self._num_ties = rest - num_larger - num_high * (self.value < high)
+        else:
+            self.value, self._num_ties = low, rest - num_high - len(inside)
+        return True
+
+    def index(self, pieces: Pieces) -> int:
+        """The element before which those that equal the k-th are among the k; reads one piece at most."""
+        left = self._num_ties
+        equal = [seen.num_equal(self.value, self.bracket) for seen in self.seen]
+        if left == sum(equal) or self.value == 0:
+            return sys.maxsize
+        for piece, number in zip(pieces, equal, strict=True):
+            if left <= number:
+                magnitudes = (piece["models"][self.task] - piece["base"]).abs_().view(-1)
+                position = int((magnitudes == self.value).nonzero()[left - 1])
+                return piece.parameter.start + position + 1
+            left -= number
+        raise AssertionError("more ties than elements")
+
+
+class _Sample:
+    """Magnitudes of some elements of each task vector, from places all over the model."""
+
+    def __init__(self, pieces: Pieces, total: int, tasks: Collection[str]) -> None:
+        import numpy as np
+
+        sizes = [piece.parameter.size for piece in pieces]
+        num_chosen = min(max(len(sizes) // 4, _SAMPLED_PIECES[0]), _SAMPLED_PIECES[1])
+        chosen = _spread(sizes, total / num_chosen)
+        num_elements = min(max(total // 64, _SAMPLED_ELEMENTS[0]), _SAMPLED_ELEMENTS[1])
+        step = max(sum(sizes[number] for number in chosen) // num_elements, 1)
+        places = {
+            (piece.parameter.name, piece.parameter.start)
+            for number, piece in enumerate(pieces)
+            if number in chosen
+        }
+
+        def look(piece: Piece) -> dict[str, Any]:
+            if (piece.parameter.name, piece.parameter.start) not in places:
+                return {}
+            return {
+                task: vector.view(-1)[::step].abs().cpu().numpy()
+                for task, vector in task_vectors(piece)
+                if task in tasks
+            }
+
+        found = [parts for parts in pieces.map(look) if parts]
+        self._parts = {task: [parts[task] for parts in found] for task in tasks}
+        self._sorted = {task: np.sort(np.concatenate(parts)) for task, parts in self._parts.items()}
+
+    def bracket(self, task: str, share: float, width: float) -> tuple[float, float]:
+        """Magnitudes between which the one lies that this share of the elements reaches.
+
+        The error of a sample of pieces is estimated from how neighbours differ, as pieces are chosen at even
+        distances; it is no smaller than if elements had been drawn one by one.
+        """
+        import numpy as np
+
+        magnitudes = self._sorted[task]
+        size = len(magnitudes)
+        middle = magnitudes[min(int(size * (1 - share)), size - 1)]
+        reached = np.array([np.count_nonzero(part >= middle) / len(part) for part in self._parts[task]])
+        variance = np.square(np.diff(reached)).sum() / (2 * max(len(reached) - 1, 1) * len(reached))
+        error = math.sqrt(max(float(variance), share * (1 - share) / size))
+        low = int(size * (1 - share - width * error)) - 2
+        high = int(size * (1 - share + width * error)) + 2
+        return (
+            float(magnitudes[low]) if low >= 0 else 0.0,
+            float(magnitudes[high]) if high < size else math.inf,
+        )
+
+
+def _spread(sizes: Sequence[int], distance: float) -> set[int]:
+    """Numbers of the pieces that lie at even distances, counted in elements."""
+    chosen = set()
+    end, target = 0, distance / 2
+    for number, size in enumerate(sizes):
+        end += size
+        if end > target:
+            chosen.add(number)
+            target += distance * math.ceil((end - target) / distance)
+    return chosen
+
+
+def _look(pieces: Pieces, searches: Sequence[_Search]) -> None:
+    """Go through all elements once, for all searches."""
+    tasks = {search.task for search in searches}
+
+    def look(piece: Piece) -> list[_Seen]:
+        seen = {}
+        for task, vector in task_vectors(piece):
+            if task in tasks:
+                magnitudes: Any = vector.abs_().view(-1)
+                if vector.device.type == "cpu":
+                    magnitudes = magnitudes.numpy()  # compares and selects several times faster than torch
+                for number, search in enumerate(searches):
+                    if search.task == task:
+                        seen[number] = _count(magnitudes, *search.bracket)
+        return [seen[number] for number in range(len(searches))]
+
+    found = pieces.map(look) if searches else []
+    for search, seen in zip(searches, zip(*found, strict=True), strict=True):
+        search.seen = list(seen)
+
+
+def _count(magnitudes: Any, low: float, high: float) -> _Seen:
+    """Compare magnitudes, an array of NumPy or a tensor on a device, with a bracket."""
+    from_low, above = magnitudes >= low, magnitudes > high
+    num_above = _num_true(above)
+    num_inside = _num_true(from_low) - num_above
+    num_high = num_low = 0
+    if low == high:
+        num_high, num_inside = num_inside, 0
+    elif num_inside > len(magnitudes) // 64:  # where magnitudes repeat, frequent ones are ends of the bracket
+        from_low, from_high = magnitudes > low, magnitudes >= high
+        num_low = num_above + num_inside - _num_true(from_low)
+        num_high = _num_true(from_high) - num_above
+        above = from_high
+    inside = magnitudes[from_low ^ above] if num_inside else magnitudes[:0]
+    return _Seen(num_above, num_high, _on_cpu(inside), num_low)
+
+
+def _num_true(mask: Any) -> int:
+    import numpy as np
+
+    return int(np.count_nonzero(mask) if isinstance(mask, np.ndarray) else mask.sum())
+
+
+def _on_cpu(values: Any) -> NDArray[np.floating[Any]]:
+    import numpy as np
+
+    return values if isinstance(values, np.ndarray) else values.cpu().numpy()
+
+
+def _below(value: float, like: Tensor) -> float:
+    """The next smaller number of a tensor's dtype."""
+    import numpy as np
+    import torch
+
+    dtype = np.float64 if like.dtype == torch.float64 else np.float32
+    return float(np.nextafter(dtype(value), dtype(0)))
