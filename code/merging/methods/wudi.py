@@ -22,6 +22,7 @@ from merging.methods import _svd
 from merging.methods._tasks import check_finite
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from merging.methods._seam import Parameter, Report
@@ -74,9 +75,9 @@ def merge(
         The merged parameter. Inputs are not modified.
     """
     vectors = [models[task] - base for task in sorted(models)]
-    if _svd.has_matrix(tuple(base.shape), parity=options.parity) and len(vectors) > 1:
-        oriented = [its.T if parameter.transposed else its.flatten(1) for its in vectors]
-        merged, reduction = descend(oriented, options)
+    if _svd.has_matrix(tuple(base.shape), parity=options.parity):
+        matrices = [_svd.to_matrix(vector, transposed=parameter.transposed) for vector in vectors]
+        merged, reduction = descend(matrices, options, base.dtype)
         combined = _svd.from_matrix(merged, base, transposed=parameter.transposed)
         if report is not None:
             report("gradient_reduction", reduction)
@@ -85,33 +86,34 @@ def merge(
     return base.add(combined, alpha=options.scaling_factor)
 
 
-def descend(vectors: Sequence[Tensor], options: Options) -> tuple[Tensor, float]:
+def descend(vectors: Sequence[Tensor], options: Options, dtype: torch.dtype) -> tuple[Tensor, float]:
     """m after the steps, and the norm of its gradient divided by that at the start.
 
+    What has been added to the start is kept apart from it: next to it, small steps would be rounded away.
+
     Args:
-        vectors: tau_t as matrices (o, i); the work is done in their dtype.
+        vectors: tau_t as matrices (o, i), float64.
         options: learning rate, steps.
+        dtype: of the steps.
     """
     import torch
 
     start = _svd.mean(vectors).mul_(len(vectors))
     seen = start.new_zeros(start.shape[1], start.shape[1])
-    target = torch.zeros_like(start)
+    pull = torch.zeros_like(
+        start
+    )  # start A - B, which is the sum of (start - tau_t) tau_t^T tau_t / |tau_t|^2
     for vector in vectors:
-        norm = float(vector.double().norm())
+        norm = vector.norm()
         if norm > 0:
             inputs = vector / norm
             seen.addmm_(inputs.T, inputs)
-            target.addmm_(vector @ inputs.T, inputs)
-
-    def gradient() -> Tensor:
-        return (merged @ seen).sub_(target).mul_(2)
-
-    merged = start.clone()
-    first = float(gradient().norm())
-    adam = torch.optim.Adam([merged], lr=options.learning_rate)
+            pull.addmm_((start - vector) @ inputs.T, inputs)
+    seen, pull = seen.to(dtype), pull.to(dtype)
+    added = torch.zeros_like(pull)
+    adam = torch.optim.Adam([added], lr=options.learning_rate)
     for _ in range(options.iterations):
-        merged.grad = gradient()
+        added.grad = torch.addmm(pull, added, seen).mul_(2)
         adam.step()
-    last = float(gradient().norm())
-    return merged.detach(), last / first if first > 0 else 1.0
+    first, last = float(pull.norm()), float(torch.addmm(pull, added, seen).norm())
+    return start + added, last / first if first > 0 else 1.0
