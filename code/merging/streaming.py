@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from merging import methods
-from merging.checkpoints import Checkpoint, check_disk_space, open_checkpoint, write_checkpoint
+from merging.checkpoints import check_disk_space, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.errors import CheckpointError, OptionError
 from merging.hessians.artifact import StoredHessian
@@ -29,7 +29,9 @@ from merging.policy import Policy
 from merging.publishing import published_folder
 from merging.schedules import Schedule
 from merging.sources import Source
+from merging.sources.adapter_folder import is_adapter
 from merging.sources.memory import MemoryCheckpoint
+from merging.sources.opening import Model, open_model
 from merging.sources.statistics import HessianSource, MemoryStatistic, Statistic, WholeModelStatistic
 from merging.tensor_merge import TensorMerge
 from merging.tensor_plan import Plan, is_head, make_plan
@@ -124,7 +126,7 @@ def merge_checkpoints(
         options: fields of its ``Options``; see ``merging.schedules``.
         base: folder that all models were fine-tuned from. For methods that need none, None makes the first
             model by name give config, dtypes and what is not merged.
-        models: folder of each model by task.
+        models: folder of each model by task: a whole model, or an adapter of the base.
         extras: what else the method asks for: ``base_hessian``, a Hessian folder, and ``hessians``, one by
             task. Stored means are multiplied by the size of the training set; ``{"hessian": folder, "scale":
             1.0}`` gives another factor.
@@ -139,8 +141,11 @@ def merge_checkpoints(
     call = Call.check(method, options, base, models, extras, policy)
     folders = {label: Path(folder) for label, folder in call.folders(base, models, extras).items()}
     _check_output(Path(out), folders)
-    configs = {label: read_config(folder, label=label) for label, folder in folders.items()}
-    checkpoints = {label: open_checkpoint(folder, label=label) for label, folder in folders.items()}
+    checkpoints = _open_models(folders)
+    configs = {
+        label: read_config(folders["base"] if is_adapter(folder) else folder, label=label)
+        for label, folder in folders.items()
+    }
     stored, scales = _open_hessians(call.statistics(extras))
     inputs: dict[str, Source | Statistic] = {
         **checkpoints,
@@ -347,6 +352,18 @@ def _copy_files(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
+def _open_models(folders: Mapping[str, Path]) -> dict[str, Model]:
+    """Open model folders by label; adapters become the models that they make of the base."""
+    base_folder = folders.get("base")
+    base = open_model(base_folder, label="base") if base_folder is not None else None
+    return {
+        label: base
+        if base is not None and label == "base"
+        else open_model(folder, label=label, base=base, base_folder=base_folder)
+        for label, folder in folders.items()
+    }
+
+
 def _open_hessians(values: Mapping[str, Any]) -> tuple[dict[str, StoredHessian], dict[str, float]]:
     """Open Hessian folders, and say by what each mean is multiplied."""
     stored, scales = {}, {}
@@ -371,7 +388,7 @@ def _check_model(label: str, hessian: StoredHessian, hashes: _Hashes) -> None:
 class _Hashes:
     """Hashes of checkpoints, computed in the background; asking for one waits for it."""
 
-    def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+    def __init__(self, checkpoints: Mapping[str, Model]) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1)  # a digest uses several threads itself
         self._futures = {label: self._pool.submit(its.digest) for label, its in checkpoints.items()}
 
