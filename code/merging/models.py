@@ -132,15 +132,22 @@ def build_classifier(
     return loaded
 
 
-def load(auto_class: str, folder: str | os.PathLike[str]) -> transformers.PreTrainedModel:
+def load(
+    auto_class: str, folder: str | os.PathLike[str], *, tensors: Mapping[str, Tensor] | None = None
+) -> transformers.PreTrainedModel:
     """Return a finished model in float32 and evaluation mode.
+
+    Args:
+        auto_class: of transformers, e.g. "AutoModelForSequenceClassification".
+        folder: model folder or Hub id.
+        tensors: weights in place of the folder's, under the names that they have in model files.
 
     Raises:
         CheckpointError: weights are missing, damaged, of other shapes, or not finite.
     """
     name = locate(folder)
     with quiet():
-        model, info = _from_pretrained(auto_class, name, _read_config(name))
+        model, info = _from_pretrained(auto_class, name, _read_config(name), tensors)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise CheckpointError(
@@ -164,6 +171,12 @@ def as_stored(model: transformers.PreTrainedModel, tensors: Mapping[str, Tensor]
 def label_names(model: transformers.PreTrainedModel) -> tuple[str, ...]:
     """Return the names of a classifier's classes, in index order."""
     return tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+
+
+def stored_label_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the names of the classes of a model folder or Hub id, in index order; loads no weights."""
+    config = _read_config(locate(folder))
+    return tuple(config.id2label[index] for index in range(config.num_labels))
 
 
 def load_processor(auto_class: str, model: str | os.PathLike[str], **options: Any) -> Any:
@@ -225,19 +238,27 @@ def _read_config(name: str) -> transformers.PretrainedConfig:
 
 
 def _from_pretrained(
-    auto_class: str, name: str, config: transformers.PretrainedConfig
+    auto_class: str,
+    name: str,
+    config: transformers.PretrainedConfig,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
     """Load in float32 with the report of what was missing; translate what goes wrong."""
     import safetensors
     import torch
     import transformers
 
-    if any((Path(name) / file).is_file() for file in (WEIGHTS_NAME, INDEX_NAME)):
+    if tensors is None and any((Path(name) / file).is_file() for file in (WEIGHTS_NAME, INDEX_NAME)):
         open_checkpoint(name, label="model")  # says which shard is missing, which file is cut off
     try:
-        model, info = getattr(transformers, auto_class).from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        loader = getattr(transformers, auto_class)
+        options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+        if tensors is None:
+            model, info = loader.from_pretrained(name, **options)
+        else:
+            with torch.device("meta"):  # an auto class takes no weights, the architecture's own does
+                architecture = type(loader.from_config(config))
+            model, info = architecture.from_pretrained(None, state_dict=dict(tensors), **options)
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{name}: a weight file is damaged or cut off: {error}. Fetch it again."

@@ -24,6 +24,11 @@ class Policy:
     fit: surplus rows are cut, missing rows count as unchanged from the base."""
     buffers: Literal["average", "base"] = "average"
     """Running means and variances: the plain average of the models, or kept as in the base."""
+    head: Literal["error", "merge", "keep", "per_task"] = "error"
+    """Heads of classifiers. error: merged like any other weight if all models name the same labels in the
+    same order, else an error; merge: merged whatever the names, if the shapes agree; keep: as in the base;
+    per_task: as in the base, and the head of every model is kept beside the merged body (``heads/<task>``)
+    and used when that task is evaluated."""
     heads: tuple[str, ...] = ()
     """Patterns of classifier weights and biases whose rows are merged by label; needs ``label_rows``."""
     label_rows: Mapping[str, tuple[int, ...]] | None = None

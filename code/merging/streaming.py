@@ -23,6 +23,7 @@ from merging import methods
 from merging.checkpoints import check_disk_space, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.errors import CheckpointError, OptionError
+from merging.heads import is_head, write_heads
 from merging.hessians.artifact import StoredHessian
 from merging.options import parse
 from merging.policy import Policy
@@ -34,7 +35,7 @@ from merging.sources.memory import MemoryCheckpoint
 from merging.sources.opening import Model, open_model
 from merging.sources.statistics import HessianSource, MemoryStatistic, Statistic, WholeModelStatistic
 from merging.tensor_merge import TensorMerge
-from merging.tensor_plan import Plan, is_head, make_plan
+from merging.tensor_plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +154,8 @@ def merge_checkpoints(
     }
     with _Hashes(checkpoints) as hashes:
         plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
-        check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
+        if call.policy.head == "error":
+            check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
         check_vocabularies(folders)
         template = call.template(inputs)
         check_disk_space(Path(out), sum(template.tensors[name].num_bytes for name in plan.names))
@@ -163,6 +165,8 @@ def merge_checkpoints(
         with published_folder(out) as folder:
             write_checkpoint(folder, merge.infos, merge.run)
             _copy_files(next(iter(folders.values())), folder)
+            if call.policy.head == "per_task":
+                write_heads(folder, call.models(inputs), call.config_folders(folders))
             record = call.record(plan, merge)
             record["sources"] = {
                 label: {"folder": str(path), "weights_hash": hashes[label]} for label, path in folders.items()
@@ -247,7 +251,7 @@ class Call:
     def plan(self, inputs: Mapping[str, Source | Statistic], *, vocabulary_size: int | None = None) -> Plan:
         """Decide what happens to each tensor; ``vocabulary_size`` as for ``make_plan``."""
         hessians = {label: its for label, its in inputs.items() if isinstance(its, HessianSource)}
-        models = self._models(inputs)
+        models = self.models(inputs)
         others = {label: its for label, its in inputs.items() if label == "initial"}
         return make_plan(
             self.template(inputs),
@@ -279,7 +283,7 @@ class Call:
             self.schedule.resolver(template.tensors),
             plan,
             template=template,
-            models=self._models(inputs),
+            models=self.models(inputs),
             inputs=by_key,
             label_rows=self.policy.label_rows,
             transposed=transposed,
@@ -320,7 +324,12 @@ class Call:
             record["summary"] = dataclasses.asdict(merge.summary)
         return record
 
-    def _models(self, inputs: Mapping[str, Source | Statistic]) -> dict[str, Source]:
+    def config_folders(self, folders: Mapping[str, Path]) -> dict[str, Path]:
+        """Where the config of each task's model lies: an adapter's is its base's."""
+        found = {task: folders[_label("models", task)] for task in self.tasks}
+        return {task: folders["base"] if is_adapter(folder) else folder for task, folder in found.items()}
+
+    def models(self, inputs: Mapping[str, Source | Statistic]) -> dict[str, Source]:
         """The models by task, out of all inputs by label."""
         return {task: inputs[_label("models", task)] for task in self.tasks}  # type: ignore[misc]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from merging.checkpoints import FLOAT_DTYPES, TensorInfo
 from merging.errors import CheckpointError, OptionError
+from merging.heads import is_head
 from merging.policy import Policy, matches
 from merging.sources import Source
 
@@ -16,7 +17,6 @@ _CAUSAL_MASK = re.compile(
     r"(^|\.)attn\.bias$"
 )  # of old GPT-2 checkpoints; the biases of layers have one dimension
 _RUNNING = re.compile(r"(^|\.)running_(mean|var)$")
-_HEAD = re.compile(r"(^|\.)(classifier|score|classification_head|logits_proj|head)\.")
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,6 @@ class Plan:
     def names(self) -> tuple[str, ...]:
         """All tensors of the output."""
         return tuple(sorted((*self.merged, *self.heads, *self.buffers, *self.copied, *self.tied)))
-
-
-def is_head(name: str) -> bool:
-    """Whether a tensor belongs to a classifier, whose rows are labels."""
-    return _HEAD.search(name) is not None
 
 
 def make_plan(
@@ -90,6 +85,8 @@ def make_plan(
 def _kind(name: str, info: TensorInfo, template: Source, policy: Policy) -> str:
     """The class of a tensor by its own name, shape and dtype."""
     if matches(name, policy.exclude) or _is_constant(name, info):
+        return "copied"
+    if is_head(name) and policy.head in ("keep", "per_task"):
         return "copied"
     if info.dtype not in FLOAT_DTYPES:
         if info.dtype.startswith("F8"):
@@ -142,8 +139,10 @@ def _shape_text(name: str, info: TensorInfo, other: TensorInfo, template: Source
         f"{source.label}. "
     )
     if is_head(name):
-        pattern = name.rsplit(".", 1)[0] + ".*"
-        return text + f'Pass the policy {{"exclude": ["{pattern}"]}} to keep the head of {template.label}.'
+        return text + (
+            f'Pass the policy {{"head": "keep"}} to keep the head of {template.label}, or '
+            '{"head": "per_task"} to keep the head of every model beside the merged body.'
+        )
     if len(info.shape) == 2 and _rows_differ(info, other):
         return text + (
             'If these are vocabularies, pass the policy {"rows": "base"} to make them fit '
@@ -173,6 +172,7 @@ def _check_surplus(
     for source in models.values():
         for name, info in sorted(source.tensors.items()):
             known = name in template.tensors or name in tied or matches(name, policy.exclude)
+            known = known or (is_head(name) and policy.head in ("keep", "per_task"))
             if known or _is_constant(name, info) or info.dtype not in FLOAT_DTYPES:
                 continue
             if _twins(source, name):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from merging import models, tasks
+from merging import heads, models, tasks
+from merging.checkpoints import open_checkpoint
 from merging.data import encoded, splits
 from merging.errors import DataError, DiskSpaceError, OptionError
 from merging.evaluation import metrics
@@ -23,6 +24,7 @@ from merging.tasks import TaskType
 
 if TYPE_CHECKING:
     import datasets
+    from torch import Tensor
 
 _FILE_NAME = re.compile(r"[\w.+-]+")
 
@@ -37,7 +39,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model and publish ``metrics.json`` and ``predictions/<task>.jsonl``.
 
-    Runs on the GPU if there is one.
+    Runs on the GPU if there is one. A merged model that keeps a head for each task (``Policy.head``) is
+    evaluated on each task with the task's own.
 
     Args:
         task_type: a file in ``tasks/``.
@@ -49,38 +52,97 @@ def evaluate(
     Raises:
         MergingError: its subclasses; all data are checked before the first example is run.
     """
-    parsed = parse(EvaluationOptions, options, owner="evaluation")
-    task = tasks.load(task_type)
-    if not data:
-        raise OptionError("evaluation: data names no task. Give at least one test set.")
-    for name in data:
-        if not _FILE_NAME.fullmatch(name):
-            raise OptionError(
-                f"evaluation: a task is also a file name; {name!r} holds other than letters, digits, _.+-"
-            )
-    folder = models.locate(model)
-    network, processor = task.load_model(folder), task.load_processor(model=folder)
-    label_names = models.label_names(network)
-    test_sets = {}
-    for name, dataset in sorted(data.items()):
-        _check_labels(name, task.label_names(splits.load(dataset)), label_names, folder)
-        test_sets[name] = encoded.load(
-            dataset, task_type=task_type, processor=processor, max_tokens=parsed.max_tokens
-        )
+    evaluator = Evaluator(task_type=task_type, model=model, data=data, options=options)
     with published_folder(out) as temporary:
-        (temporary / "predictions").mkdir()
-        results = {}
-        for name, rows in test_sets.items():
-            scores = _scores(task, network, processor, rows, parsed.batch_size)
-            records = task.predictions(scores, label_names)
-            results[name] = _measure(records, rows["labels"][:], parsed.metrics or task.METRICS, parsed)
-            labelled = (
-                {"id": id, "label": label, **record}
-                for id, label, record in zip(splits.ids(data[name]), rows["labels"], records, strict=True)
+        evaluator.run(predictions=temporary / "predictions", metrics_file=temporary / "metrics.json")
+
+
+class Evaluator:
+    """One or more models of one architecture on many tasks; the data are read and encoded once."""
+
+    def __init__(
+        self,
+        *,
+        task_type: str,
+        model: str | os.PathLike[str],
+        data: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Read and check everything; arguments as for :func:`evaluate`."""
+        self._options = parse(EvaluationOptions, options, owner="evaluation")
+        self._task = tasks.load(task_type)
+        if not data:
+            raise OptionError("evaluation: data names no task. Give at least one test set.")
+        for name in data:
+            if not _FILE_NAME.fullmatch(name):
+                raise OptionError(
+                    f"evaluation: a task is also a file name; {name!r} holds other than letters, digits, _.+-"
+                )
+        self._data = dict(sorted(data.items()))
+        self._folder = models.locate(model)
+        self._processor = self._task.load_processor(model=self._folder)
+        self._rows = {}
+        for name, dataset in self._data.items():
+            labels = models.stored_label_names(heads.folder_of(self._folder, name))
+            _check_labels(name, self._task.label_names(splits.load(dataset)), labels, self._folder)
+            self._rows[name] = encoded.load(
+                dataset,
+                task_type=task_type,
+                processor=self._processor,
+                max_tokens=self._options.max_tokens,
             )
-            _write_lines(temporary / "predictions" / f"{name}.jsonl", labelled)
-        text = json.dumps(results, indent=2) + "\n"
-        (temporary / "metrics.json").write_text(text, encoding="utf-8")
+
+    def run(
+        self,
+        tensors: Mapping[str, Tensor] | None = None,
+        *,
+        predictions: Path | None = None,
+        metrics_file: Path | None = None,
+    ) -> dict[str, Any]:
+        """Evaluate one set of weights.
+
+        Args:
+            tensors: weights in place of the model's own, under the names that they have in its files.
+            predictions: folder to make, with every prediction of each task.
+            metrics_file: JSON file to write.
+
+        Returns:
+            By task: by metric value, low and high; and ``num_examples``.
+        """
+        results = {}
+        networks: dict[str, Any] = {}
+        if predictions is not None:
+            predictions.mkdir()
+        for name, rows in self._rows.items():
+            folder = heads.folder_of(self._folder, name)
+            if folder not in networks:
+                networks = {folder: self._load(folder, tensors)}  # one at a time in memory
+            network = networks[folder]
+            scores = _scores(self._task, network, self._processor, rows, self._options.batch_size)
+            records = self._task.predictions(scores, models.label_names(network))
+            names = self._options.metrics or self._task.METRICS
+            results[name] = _measure(records, rows["labels"][:], names, self._options)
+            if predictions is not None:
+                ids = splits.ids(self._data[name])
+                labelled = (
+                    {"id": id, "label": label, **record}
+                    for id, label, record in zip(ids, rows["labels"], records, strict=True)
+                )
+                _write_lines(predictions / f"{name}.jsonl", labelled)
+        if metrics_file is not None:
+            metrics_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        return results
+
+    def _load(self, folder: str, tensors: Mapping[str, Tensor] | None) -> Any:
+        """The network with the head that lies in ``folder``."""
+        if tensors is None and folder == self._folder:
+            return self._task.load_model(folder)
+        if tensors is None:
+            checkpoint = open_checkpoint(self._folder, label="model")
+            tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+        if folder != self._folder:
+            tensors = heads.with_head(tensors, folder)
+        return self._task.load_model(folder, tensors=tensors)
 
 
 def predict(

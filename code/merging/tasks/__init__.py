@@ -64,8 +64,13 @@ class TaskType(Protocol):
             seed: of new weights. The caller's generator is untouched.
         """
 
-    def load_model(self, folder: str) -> transformers.PreTrainedModel:
-        """Return a finished model in evaluation mode, complete and finite, else CheckpointError."""
+    def load_model(
+        self, folder: str, *, tensors: Mapping[str, Tensor] | None = None
+    ) -> transformers.PreTrainedModel:
+        """Return a finished model in evaluation mode, complete and finite, else CheckpointError.
+
+        ``tensors`` are weights in place of the folder's, under the names that they have in model files.
+        """
 
     def load_processor(self, *, model: str | None, architecture: Mapping[str, Any] | None = None) -> Any:
         """Return the processor that lies beside ``model``, or the one that fits ``architecture``."""

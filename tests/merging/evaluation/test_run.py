@@ -1,6 +1,7 @@
 """Evaluations of tiny models: files, order, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from merging import models, tasks
 from merging.data import splits
 from merging.errors import DataError, OptionError
-from merging.evaluation.run import evaluate, predict
+from merging.evaluation.run import Evaluator, evaluate, predict
+from merging.streaming import merge_checkpoints
+from safetensors.torch import load_file, save_file
 
 TASK = "sequence_classification"
 OPTIONS = {"batch_size": 5, "max_tokens": 16, "bootstrap_samples": 20}
@@ -154,3 +157,39 @@ def test_images_are_evaluated_too(digits: Path, vit_architecture: dict[str, Any]
         out=tmp_path / "out",
     )
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["clean"]["num_examples"] == 30
+
+
+def test_weights_in_memory_are_as_good_as_a_folder(classifier: Path, reviews: Path, tmp_path: Path) -> None:
+    data = {"all": {"data": reviews, "split": "train"}}
+    expected = run(classifier, data, tmp_path / "out")
+    evaluator = Evaluator(task_type=TASK, model=classifier, data=data, options=OPTIONS)
+    tensors = load_file(classifier / "model.safetensors")
+    assert evaluator.run(tensors) == expected
+    flipped = {**tensors, "classifier.weight": -tensors["classifier.weight"]}
+    flipped["classifier.bias"] = -tensors["classifier.bias"]
+    accuracy = evaluator.run(flipped)["all"]["accuracy"]["value"]
+    assert accuracy == pytest.approx(1 - expected["all"]["accuracy"]["value"])
+
+
+def test_each_task_has_its_own_head(classifier: Path, reviews: Path, tmp_path: Path) -> None:
+    """Merged with ``head: per_task``: the same body, and the head that each task was trained with."""
+    flipped = tmp_path / "flipped"
+    shutil.copytree(classifier, flipped)
+    tensors = load_file(classifier / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        tensors[name] = -tensors[name]
+    save_file(tensors, flipped / "model.safetensors", metadata={"format": "pt"})
+    merge_checkpoints(
+        method="average",
+        options={},
+        base=None,
+        models={"one": classifier, "two": flipped},
+        extras={},
+        policy={"head": "per_task"},
+        out=tmp_path / "merged",
+    )
+    data = {task: {"data": reviews, "split": "train"} for task in ("one", "two")}
+    metrics = run(tmp_path / "merged", data, tmp_path / "out")
+    one, two = (metrics[task]["accuracy"]["value"] for task in data)
+    assert one == pytest.approx(run(classifier, data, tmp_path / "first")["one"]["accuracy"]["value"])
+    assert two == pytest.approx(1 - one) and one != two
