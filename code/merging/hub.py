@@ -11,6 +11,9 @@ from merging.errors import HubError
 _COMMIT_CHARACTERS = 40
 _TIMEOUT_S = 20.0
 
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+"""What is fetched of a model; its repository may hold weights for other frameworks and duplicates besides."""
+
 
 def resolve(name: str, revision: str | None, *, repo_type: Literal["dataset", "model"]) -> str:
     """Return the commit of a branch or tag; None is the main branch.
@@ -34,6 +37,24 @@ def resolve(name: str, revision: str | None, *, repo_type: Literal["dataset", "m
     except failures() as error:
         raise hub_error(name, error) from error
     return str(info.sha)
+
+
+def model_folder(name: str, revision: str | None) -> tuple[Path, str]:
+    """Fetch a model repository.
+
+    Returns:
+        Its folder in the Hub cache, and its commit.
+
+    Raises:
+        HubError: no such id or revision, or no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    commit = resolve(name, revision, repo_type="model")
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=list(MODEL_FILES))), commit
+    except failures() as error:
+        raise hub_error(name, error) from error
 
 
 def check_model(name: str) -> None:

@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
-_MODEL_FILES = (  # what a Hub repository may hold besides: other frameworks' weights, duplicates
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.model",
-    "*.jinja",
-)
 
 
 def download_data(
@@ -111,7 +104,7 @@ def download_model(*, model: str, out: str | os.PathLike[str], revision: str | N
             raise OptionError(f"revision {revision!r} is for Hub ids; {name} is a local folder.")
         files, resolved = Path(name), None
     else:
-        files, resolved = _snapshot(name, revision)
+        files, resolved = hub.model_folder(name, revision)
     if not any(files.glob("*.safetensors")):
         raise CheckpointError(
             f"{model} has no *.safetensors weights. Convert them: load the model with transformers and "
@@ -119,7 +112,7 @@ def download_model(*, model: str, out: str | os.PathLike[str], revision: str | N
         )
     open_checkpoint(files, label="model")
     with published_folder(out) as temporary:
-        for pattern in _MODEL_FILES:
+        for pattern in hub.MODEL_FILES:
             for file in sorted(files.glob(pattern)):
                 shutil.copyfile(file, temporary / file.name)  # follows the links of the Hub cache
         record = {
@@ -195,17 +188,6 @@ def _from_hub(row: Source, revision: str | None) -> tuple[dict[str, datasets.Dat
     except hub.failures() as error:  # files that are not there and the offline mode are among them
         raise hub.hub_error(name, error) from error
     return _pick_splits(dict(loaded), row, name), commit
-
-
-def _snapshot(name: str, revision: str | None) -> tuple[Path, str]:
-    """Fetch a model repository; return its folder in the Hub cache and its commit."""
-    from huggingface_hub import snapshot_download
-
-    commit = hub.resolve(name, revision, repo_type="model")
-    try:
-        return Path(snapshot_download(name, revision=commit, allow_patterns=list(_MODEL_FILES))), commit
-    except hub.failures() as error:
-        raise hub.hub_error(name, error) from error
 
 
 def _from_files(folder: Path, row: Source, cache: str) -> dict[str, datasets.Dataset]:
