@@ -8,10 +8,10 @@ from sisyphus import Job, Task, gs, tk
 
 
 class HessianJob(Job):
-    """Estimate the diagonal of a Hessian; one estimate serves any number of merges.
+    """Estimate a statistic of a model's curvature; one estimate serves any number of merges.
 
     Args:
-        estimator: name of a file in ``merging/hessians``.
+        estimator: name of a file in ``merging/hessians``: a diagonal, Gram matrices, K-FAC factors, ...
         task_type: name of a file in ``merging/tasks``.
         model: model folder.
         data: the training set of the model, or a list of them; its size is kept with the estimate.

@@ -1,8 +1,9 @@
 """Hessian estimators: one file each, chosen by name.
 
-The folder is the registry. A module in it *is* the estimator: it says which label distribution the squared
-gradients are taken over, as cotangents of the scores, and what it needs. Per-example gradients, the loop over
-data and the artefact are shared (``_per_example.py``, ``estimate.py``, ``artifact.py``).
+The folder is the registry. A module in it *is* the estimator: it says which statistic it makes, which label
+distribution gradients are taken over, as cotangents of the scores, and what it needs. The sums of each
+statistic (``_statistics.py`` and what it names), the loop over data and the artefact are shared
+(``estimate.py``, ``artifact.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from merging.errors import OptionError
+from merging.hessians.artifact import Statistic
 from merging.hessians.options import HessianOptions
 from merging.options import parse
 from merging.registry import Registry
@@ -22,6 +24,8 @@ if TYPE_CHECKING:  # names and options are checked while graphs are built, where
 class Estimator(Protocol):
     """What a module in this folder offers. Shapes: B examples, R positions, C classes."""
 
+    STATISTIC: Statistic
+    """What is summed; see ``artifact.py``."""
     NEEDS_LABELS: bool
     """Whether the labels of the data enter."""
     SAMPLES_LABELS: bool
@@ -36,7 +40,9 @@ class Estimator(Protocol):
         num_samples: int,
         seed: int,
     ) -> Iterator[Tensor]:
-        """Yield v, shaped like ``scores``: the diagonal is the sum over v of (d <v_b, scores_b> / d theta)^2.
+        """Yield v, shaped like ``scores``: a diagonal is the sum over v of (d <v_b, scores_b> / d theta)^2.
+
+        The other statistics are of the same gradients. None is yielded where gradients are not needed.
 
         Args:
             scores: logits (B, C) or (B, R, C), without gradient.
@@ -72,11 +78,16 @@ def check_call(estimator: str, options: Mapping[str, Any]) -> HessianOptions:
         UnknownNameError: no such estimator.
         OptionError: an option that is unknown, of the wrong type, out of range, or without effect.
     """
-    samples_labels = load(estimator).SAMPLES_LABELS
+    method = load(estimator)
     parsed = parse(HessianOptions, options, owner=estimator)
-    if parsed.num_samples != 1 and not samples_labels:
+    if parsed.num_samples != 1 and not method.SAMPLES_LABELS:
         raise OptionError(
             f"{estimator}: num_samples is {parsed.num_samples}, but this estimator draws no labels. "
+            "Leave it out."
+        )
+    if parsed.kfac_scale != "consistent" and method.STATISTIC != "kfac":
+        raise OptionError(
+            f"{estimator}: kfac_scale is {parsed.kfac_scale!r}, but this estimator makes no K-FAC factors. "
             "Leave it out."
         )
     return parsed

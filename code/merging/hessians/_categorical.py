@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from merging.errors import OptionError
@@ -46,3 +47,13 @@ def score_gradient(scores: Tensor, labels: Tensor, where: Tensor) -> Tensor:
     p = probabilities(scores)
     chosen = functional.one_hot(labels.where(where, 0), scores.shape[-1])
     return ((chosen - p) * where.unsqueeze(-1)).to(scores.dtype)
+
+
+def averaged(
+    cotangents: Callable[[Tensor], Iterable[Tensor]], scores: Tensor, *, labels: Tensor | None
+) -> Iterator[Tensor]:
+    """Yield cotangents for the loss averaged, instead of summed, over the predictions of each example."""
+    where = counted(scores, labels)
+    counts = where.reshape(len(where), -1).sum(1).clamp(min=1)
+    for cotangent in cotangents(scores):
+        yield cotangent / counts.view(-1, *[1] * (cotangent.dim() - 1))

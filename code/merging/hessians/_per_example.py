@@ -62,7 +62,7 @@ class SquaredGradients:
             MergingError: the model is in training mode, normalises over the batch, or has no trainable
                 parameter.
         """
-        _refuse_coupled_examples(model)
+        refuse_coupled_examples(model)
         self._model = model
         self._scores = scores
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -107,12 +107,12 @@ class SquaredGradients:
             MergingError: scores that are not finite, or a module that treats this batch otherwise than the
                 first one.
         """
-        with _frozen(self._parameters.values()):
+        with frozen(self._parameters.values()):
             if not self._is_probed:
-                self._probe(_examples(batch, [0, min(1, _size(batch) - 1), 0]))
+                self._probe(examples_of(batch, [0, min(1, num_examples_of(batch) - 1), 0]))
                 self._is_probed = True
             self._add(batch, cotangents, self.sums)
-        self.num_examples += _size(batch)
+        self.num_examples += num_examples_of(batch)
 
     def _add(self, batch: Batch, cotangents: Cotangents, sums: Sums) -> None:
         scores, recording = self._record(batch)
@@ -124,11 +124,7 @@ class SquaredGradients:
                     "batch_size=1."
                 )
             self._looped |= recording.unreachable
-        if not scores.isfinite().all():
-            raise MergingError(
-                "the model's scores are not finite: its weights are too large, or the data are not what it "
-                "was trained on. Train it again, with a smaller learning rate."
-            )
+        check_scores(scores)
         given = list(cotangents(scores.detach()))
         for cotangent in given:
             recording.backward(scores, cotangent, partial(self._square, sums))
@@ -150,7 +146,7 @@ class SquaredGradients:
             return self._forward(batch, owners)
 
     def _forward(self, batch: Batch, owners: Owners) -> tuple[Tensor, Recording]:
-        recording = Recording(owners, self._roles, _size(batch), expand=self._expand)
+        recording = Recording(owners, self._roles, num_examples_of(batch), expand=self._expand)
         with recording, torch.enable_grad():
             return self._scores(self._model, batch), recording
 
@@ -174,10 +170,10 @@ class SquaredGradients:
         reached = set()
         order = sorted(names)
         leaves = {name: self._parameters[name].detach().requires_grad_() for name in order}
-        for index in range(_size(batch)) if leaves else ():
+        for index in range(num_examples_of(batch)) if leaves else ():
             one = slice(index, index + 1)
             with torch.enable_grad():
-                scores = self._scores(partial(_call, self._model, leaves), _examples(batch, one))
+                scores = self._scores(partial(_call, self._model, leaves), examples_of(batch, one))
             for cotangent in cotangents if scores.requires_grad else ():
                 gradients = torch.autograd.grad(
                     scores, list(leaves.values()), cotangent[one], retain_graph=True, allow_unused=True
@@ -230,7 +226,7 @@ def _agree(ours: Tensor, reference: Tensor, largest: float, dtype: torch.dtype) 
     return difference <= math.sqrt(eps) * math.sqrt(float(reference.max())) + 8 * eps * math.sqrt(largest)
 
 
-def _refuse_coupled_examples(model: nn.Module) -> None:
+def refuse_coupled_examples(model: nn.Module) -> None:
     """Raise unless the gradient of an example is its own."""
     for name, module in model.named_modules():
         if module.training:
@@ -244,6 +240,15 @@ def _refuse_coupled_examples(model: nn.Module) -> None:
                 f"{name} normalises with the statistics of the batch (track_running_stats=False), so the "
                 "examples of a batch have no gradients of their own. Give it running statistics."
             )
+
+
+def check_scores(scores: Tensor) -> None:
+    """Raise unless all scores are finite."""
+    if not scores.isfinite().all():
+        raise MergingError(
+            "the model's scores are not finite: its weights are too large, or the data are not what it "
+            "was trained on. Train it again, with a smaller learning rate."
+        )
 
 
 def _owned(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn.Module, dict[str, str]]:
@@ -262,7 +267,7 @@ def _owned(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn.
 
 
 @contextmanager
-def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Switch gradients of parameters off while the block runs."""
     parameters = list(parameters)
     for parameter in parameters:
@@ -279,14 +284,14 @@ def _call(model: nn.Module, parameters: Mapping[str, Tensor], *args: Any, **kwar
     return functional_call(model, dict(parameters), args, kwargs)
 
 
-def _size(batch: Batch) -> int:
+def num_examples_of(batch: Batch) -> int:
     """Number of examples in a batch."""
     return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim())
 
 
-def _examples(batch: Batch, examples: slice | list[int]) -> Batch:
+def examples_of(batch: Batch, examples: slice | list[int]) -> Batch:
     """Take some examples out of a batch."""
-    size = _size(batch)
+    size = num_examples_of(batch)
     return {
         key: value[examples] if isinstance(value, Tensor) and value.shape[:1] == (size,) else value
         for key, value in batch.items()

@@ -228,15 +228,20 @@ def _conv1d(module: Any, a: Tensor, g: Tensor, num_examples: int) -> Uses:
 
 
 def _conv2d(module: nn.Conv2d, a: Tensor, g: Tensor, num_examples: int) -> Uses:
-    assert not isinstance(module.padding, str)  # _supported
-    patches = functional.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride)
     left = _positions(g.flatten(2).transpose(1, 2), num_examples)  # (B, R, o)
-    right = _positions(patches.transpose(1, 2), num_examples)  # (B, R, i * height * width)
+    right = _positions(_patches(module, a), num_examples)
     yield "bias", Formed(left.sum(1))
     if module.groups > 1:
         left = left.reshape(*left.shape[:2], module.groups, -1).transpose(1, 2)
         right = right.reshape(*right.shape[:2], module.groups, -1).transpose(1, 2)
     yield "weight", Outer(left, right, module.weight.shape)
+
+
+def _patches(module: nn.Conv2d, a: Tensor) -> Tensor:
+    """What each output pixel is a linear function of: (B, R, i * height * width)."""
+    assert not isinstance(module.padding, str)  # _supported
+    patches = functional.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride)
+    return patches.transpose(1, 2)
 
 
 def _embedding(module: nn.Embedding, a: Tensor, g: Tensor, num_examples: int) -> Uses:
@@ -285,6 +290,28 @@ def find(module: nn.Module) -> Rule | None:
             same_forward = type(module).forward is cls.forward  # type: ignore[attr-defined]
             return rule if same_forward and _supported(module) else None
     return None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the outputs of a module are one matrix times its inputs (or times patches), plus a bias."""
+    if isinstance(module, nn.Conv2d):
+        return find(module) is _conv2d and module.groups == 1  # else there is a matrix for each group
+    return find(module) in (_linear, _conv1d)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether the weight of a linear module is stored as (inputs, outputs)."""
+    return find(module) is _conv1d
+
+
+def linear_inputs(module: nn.Module, a: Tensor) -> Tensor:
+    """What the matrix of a linear module is multiplied with: (B n, ..., i)."""
+    return _patches(module, a) if isinstance(module, nn.Conv2d) else a
+
+
+def linear_outputs(module: nn.Module, g: Tensor) -> Tensor:
+    """The gradient at the output of a linear module, as ``linear_inputs`` lays it out: (B n, ..., o)."""
+    return g.flatten(2).transpose(1, 2) if isinstance(module, nn.Conv2d) else g
 
 
 def per_example(call: Call, gradient: Tensor) -> Uses:

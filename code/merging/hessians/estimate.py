@@ -17,11 +17,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from merging import hessians, models, tasks
-from merging.checkpoints import Checkpoint, check_disk_space, open_checkpoint
+from merging import hessians, tasks
+from merging.checkpoints import check_disk_space, open_checkpoint, weights_hash
 from merging.data import encoded, splits
-from merging.errors import CheckpointError, DataError, MergingError
-from merging.hessians._per_example import SquaredGradients
+from merging.errors import DataError, MergingError
+from merging.hessians import _categorical
+from merging.hessians._per_example import Cotangents
+from merging.hessians._statistics import open_sums
 from merging.hessians.artifact import HessianRecord, write_hessian
 from merging.options import check_seed
 from merging.publishing import published_folder
@@ -40,7 +42,7 @@ def estimate(
     out: str | os.PathLike[str],
     progress: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Estimate the diagonal of a model's Hessian and publish it as a folder.
+    """Estimate a statistic of a model's curvature and publish it as a folder.
 
     Runs on the GPU if there is one. The result does not depend on ``batch_size`` but for rounding.
 
@@ -76,10 +78,9 @@ def estimate(
     label_names = _label_names(network)
     if method.NEEDS_LABELS:
         _check_label_names(label_names, task.label_names(splits.load(data)))
-    squares = SquaredGradients(network.to(_device()), task.scores)
-    _check_stored(models.as_stored(network, squares.sums), checkpoint)
+    sums = open_sums(method.STATISTIC, network.to(_device()), task.scores, parsed, checkpoint)
     Path(out).resolve().parent.mkdir(parents=True, exist_ok=True)
-    check_disk_space(Path(out).resolve().parent, sum(4 * total.numel() for total in squares.sums.values()))
+    check_disk_space(Path(out).resolve().parent, sums.num_bytes())
 
     chosen = _choose(rows, parsed.max_examples, seed)
     report = _Progress(progress, num_examples=len(chosen))
@@ -87,36 +88,36 @@ def estimate(
         batch = task.collate([rows[index] for index in examples], processor)
         inputs = {key: value.to(_device()) for key, value in batch.items()}
         labels = inputs.pop("labels", None)
-        cotangents = partial(
+        cotangents: Cotangents = partial(
             method.cotangents,
             labels=labels,
             examples=examples,
             num_samples=parsed.num_samples,
             seed=seed,
         )
-        squares.add(inputs, cotangents)
+        if parsed.kfac_scale == "reference":
+            cotangents = partial(_categorical.averaged, cotangents, labels=labels)
+        sums.add(inputs, cotangents)
         report.advance(len(examples))
 
-    for total in squares.sums.values():
-        total /= squares.num_examples
-    _check_finite(squares.sums)
-    tensors = models.as_stored(network, squares.sums)
+    tensors = sums.tensors()
+    _check_finite(tensors)
     record = HessianRecord(
         estimator=estimator,
         task_type=task_type,
-        num_examples=squares.num_examples,
+        num_examples=sums.num_examples,
         num_train_examples=len(rows),
-        model_hash=checkpoint.digest(),
+        model_hash=weights_hash(model),
         model=model,
         data=splits.describe(data),
         seed=seed,
         options=dataclasses.asdict(parsed),
         label_names=label_names,
         without_gradient=tuple(sorted(name for name, value in tensors.items() if not value.any())),
-        by_vmap=tuple(squares.by_vmap),
-        by_loop=tuple(squares.by_loop),
         seconds=round(time.monotonic() - started, 3),
         versions=_versions(),
+        statistic=method.STATISTIC,
+        **sums.record(),
     )
     with published_folder(out) as folder:
         write_hessian(folder, tensors, record)
@@ -187,19 +188,6 @@ def _check_label_names(model: Sequence[str], data: Sequence[str]) -> None:
             f"the model's classes are {list(model)}, the labels of the data {list(data)}. Names and order "
             "must agree where given labels are used; fisher_mc and fisher_exact do not use them."
         )
-
-
-def _check_stored(tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    """Raise unless every Hessian will pair with a tensor of the model's files."""
-    for name, tensor in tensors.items():
-        info = checkpoint.tensors.get(name)
-        if info is None or info.shape != tuple(tensor.shape):
-            there = "is missing" if info is None else f"is {info.shape}"
-            raise CheckpointError(
-                f"parameter {name!r} {tuple(tensor.shape)} of the loaded model {there} in its files, so that "
-                "a merge could not pair them. Load the model with transformers, save it with "
-                "save_pretrained(folder), and use that folder."
-            )
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:

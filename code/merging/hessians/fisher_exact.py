@@ -10,7 +10,7 @@ Gauss-Newton matrix. With R positions each is drawn by itself, which takes R C p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from merging.errors import OptionError
 from merging.hessians import _categorical
@@ -18,6 +18,7 @@ from merging.hessians import _categorical
 if TYPE_CHECKING:  # looked up while graphs are built, where torch must not be imported
     from torch import Tensor
 
+STATISTIC: Final = "diagonal"
 NEEDS_LABELS = False
 SAMPLES_LABELS = False
 MAX_CLASSES = 16

@@ -10,13 +10,14 @@ so that the square of their sum is in expectation the sum of the positions' Fish
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from merging.hessians import _categorical
 
 if TYPE_CHECKING:  # looked up while graphs are built, where torch must not be imported
     from torch import Tensor
 
+STATISTIC: Final = "diagonal"
 NEEDS_LABELS = False
 SAMPLES_LABELS = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from merging.errors import OptionError
 
@@ -19,6 +20,11 @@ class HessianOptions:
     """Label draws for each example (``fisher_mc``)."""
     max_tokens: int | None = None
     """Texts are cut to so many tokens; images need none."""
+    kfac_scale: Literal["consistent", "reference"] = "consistent"
+    """What G of K-FAC is (``kfac_mc``, ``kfac_empirical``). "consistent": the mean over examples of the sum
+    over positions, for the loss summed over an example's predictions, so that tasks with long texts weigh as
+    much as their Fishers do. "reference": both divided by the number of positions and the loss averaged over
+    predictions, as in r-three/mats, which makes tasks with many predictions an example weigh less."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_examples", "num_samples", "max_tokens"):

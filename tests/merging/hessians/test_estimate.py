@@ -15,6 +15,7 @@ from merging.errors import CheckpointError, DataError, MergingError, OptionError
 from merging.hessians import fisher_mc
 from merging.hessians.artifact import StoredHessian
 from merging.hessians.estimate import estimate
+from merging.sources.stored_statistics import as_input
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,6 +63,61 @@ def test_the_batch_size_changes_nothing(
     assert_alike(found[2], found[0])
 
 
+@pytest.mark.parametrize(
+    ("estimator", "statistic", "key"),
+    [("gram", "gram", "grams"), ("kfac_mc", "kfac", "factors"), ("kfac_empirical", "kfac", "factors")],
+)
+def test_factors_of_a_model_folder(
+    estimator: str,
+    statistic: str,
+    key: str,
+    tmp_path: Path,
+    write_bert: Callable[..., Path],
+    write_texts: Callable[..., Path],
+) -> None:
+    model, data = write_bert(), write_texts(ALTERNATING)
+    one, many = (
+        run(tmp_path / f"{size}", model, data, estimator=estimator, options={**OPTIONS, "batch_size": size})
+        for size in (1, 8)
+    )
+    assert_alike(many, one)
+    record = many.record
+    assert record.statistic == statistic and record.transposed == () and record.uncovered == ()
+    dense = "bert.encoder.layer.0.output.dense.weight"
+    tokens = sum(min(8, 1 + 5 * row % 9) for row in range(20))
+    assert record.num_positions[dense] == tokens and record.num_positions["classifier.weight"] == 20
+    source: Any = as_input(many, key=key)
+    weights = open_checkpoint(model, label="model").tensors
+    for name in source.names:
+        factors, (outputs, inputs) = source.of(name), weights[name].shape
+        assert factors.inputs.shape == (inputs, inputs) and factors.inputs.equal(factors.inputs.T)
+        assert key == "grams" or factors.outputs.shape == (outputs, outputs)
+    assert set(source.names) == {n for n, i in weights.items() if len(i.shape) == 2 and "embeddings" not in n}
+
+
+def test_factors_as_the_reference_scales_them(
+    tmp_path: Path, write_bert: Callable[..., Path], write_texts: Callable[..., Path]
+) -> None:
+    """A classifier predicts once for each example, so only what G is divided by differs."""
+    model, data = write_bert(), write_texts(ALTERNATING)
+    ours, theirs = (
+        run(
+            tmp_path / scale,
+            model,
+            data,
+            estimator="kfac_empirical",
+            options={**OPTIONS, "kfac_scale": scale},
+        )
+        for scale in ("consistent", "reference")
+    )
+    name = "bert.encoder.layer.0.output.dense.weight"
+    count = ours.record.num_positions[name]
+    read = theirs.checkpoint.read
+    assert read(f"{name}/inputs").equal(ours.checkpoint.read(f"{name}/inputs"))
+    torch.testing.assert_close(read(f"{name}/outputs") * count, ours.checkpoint.read(f"{name}/outputs") * 20)
+    assert (ours.record.default_scale, theirs.record.default_scale) == (20, 1)
+
+
 def test_empirical_fisher_of_a_model_folder(
     tmp_path: Path, write_bert: Callable[..., Path], write_texts: Callable[..., Path]
 ) -> None:
@@ -94,7 +150,14 @@ def test_the_record_says_what_was_done(
     assert record.model_hash == weights_hash(model) and record.model == str(model)
     assert record.data[0]["source"] == "texts" and record.data[0]["split"] == "train[:80%]"
     assert record.seed == 5 and record.reduction == "mean"
-    assert record.options == {"batch_size": 4, "max_examples": 6, "num_samples": 2, "max_tokens": 8}
+    assert record.options == {
+        "batch_size": 4,
+        "max_examples": 6,
+        "num_samples": 2,
+        "max_tokens": 8,
+        "kfac_scale": "consistent",
+    }
+    assert record.statistic == "diagonal"
     assert record.label_names == ("negative", "positive")
     assert record.seconds > 0 and record.versions["torch"] == torch.__version__
     assert not record.by_vmap and not record.by_loop
@@ -113,6 +176,25 @@ def test_tensors_are_named_as_in_the_files(
     }
     assert {info.dtype for info in hessian.checkpoint.tensors.values()} == {"F32"}
     assert hessian.record.by_vmap == ("vit.embeddings.cls_token", "vit.embeddings.position_embeddings")
+
+
+def test_factors_are_named_as_in_the_files(
+    tmp_path: Path, write_vit: Callable[[], Path], write_images: Callable[[], Path]
+) -> None:
+    """The patch embedding is a convolution; queries are stored under another name than they are loaded."""
+    model, data = write_vit(), write_images()
+    options = {"batch_size": 7}
+    hessian = run(
+        tmp_path / "out", model, data, estimator="kfac_mc", task_type="image_classification", options=options
+    )
+    stored = open_checkpoint(model, label="model").tensors
+    assert hessian.record.num_positions.keys() == {
+        n for n, i in stored.items() if n.endswith("weight") and "layernorm" not in n
+    }
+    patches = "vit.embeddings.patch_embeddings.projection.weight"
+    assert hessian.checkpoint.tensors[f"{patches}/inputs"].shape == (16, 16)
+    assert hessian.record.num_positions[patches] == 20 * 4
+    assert hessian.record.uncovered == ()
 
 
 def test_fewer_examples_are_a_stratified_sample(
@@ -179,6 +261,11 @@ def test_progress(tmp_path: Path, write_bert: Callable[..., Path], write_texts: 
         ({"estimator": "fisher_mcc"}, UnknownNameError, "Did you mean 'fisher_mc'"),
         ({"task_type": "sequence_clasification"}, UnknownNameError, "Did you mean 'sequence_classification'"),
         ({"options": {"max_token": 8}}, OptionError, "Did you mean 'max_tokens'"),
+        (
+            {"options": {**OPTIONS, "kfac_scale": "reference"}},
+            OptionError,
+            "kfac_scale is 'reference', but this estimator makes no K-FAC",
+        ),
         ({"options": {}}, OptionError, r"max_tokens must be in 1\.\.16"),
         ({"seed": -1}, OptionError, "seed must be an int"),
         ({"split": "train[:1%]"}, DataError, "is empty"),

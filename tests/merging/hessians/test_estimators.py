@@ -8,7 +8,7 @@ import pytest
 import torch
 from merging import hessians
 from merging.errors import DataError, OptionError, UnknownNameError
-from merging.hessians import fisher_empirical, fisher_exact, fisher_mc
+from merging.hessians import _categorical, fisher_empirical, fisher_exact, fisher_mc
 from merging.hessians._per_example import SquaredGradients
 from torch import Tensor, nn
 
@@ -156,7 +156,15 @@ def test_empirical_needs_labels() -> None:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert hessians.names() == ("fisher_empirical", "fisher_exact", "fisher_mc")
+    assert hessians.names() == (
+        "fisher_empirical",
+        "fisher_exact",
+        "fisher_mc",
+        "gram",
+        "kfac_empirical",
+        "kfac_mc",
+    )
+    assert hessians.load("kfac_mc").STATISTIC == "kfac"
     with pytest.raises(UnknownNameError, match=r"'fisher_mcc'\. Did you mean 'fisher_mc'"):
         hessians.check_call("fisher_mcc", {})
     with pytest.raises(UnknownNameError):
@@ -176,3 +184,12 @@ def test_the_folder_is_the_registry() -> None:
 def test_wrong_options(estimator: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
         hessians.check_call(estimator, options)
+
+
+def test_averaged_over_the_predictions_of_an_example() -> None:
+    labels = torch.tensor([[0, 1, -100], [1, -100, -100]])
+    scores = torch.zeros(2, 3, 2)
+    given = partial(fisher_empirical.cotangents, labels=labels, examples=[0, 1], num_samples=1, seed=0)
+    (summed,) = given(scores)
+    (averaged,) = _categorical.averaged(given, scores, labels=labels)
+    assert averaged[0].equal(summed[0] / 2) and averaged[1].equal(summed[1])
