@@ -1,0 +1,140 @@
+"""What the methods share that make task vectors sparse and then combine them.
+
+    theta = theta_0 + lambda sum_t w_t r_t tau'_t             tau'_t: what is left of theta_t - theta_0
+
+or, with agreement on signs, what :mod:`merging.methods._signs` makes of the w_t r_t tau'_t. r_t rescales what
+is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merging.errors import OptionError
+from merging.methods._signs import merge_agreeing
+from merging.methods._tasks import check_finite, per_task, values
+from merging.methods._thresholds import task_vectors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from merging.methods._seam import Parameter, Piece, Pieces
+    from merging.methods._weights import Watch
+
+_NO_SUM = 1e-8  # below, a sum of weights is not divided by
+_NO_NORM = 1e-7  # below, an L1 norm is not divided by: the quotient could overflow
+
+Sparsify = Callable[[str, "Tensor", "Parameter"], "Tensor"]
+"""Overwrites (a piece of) the task vector of a task with what is left of it, and returns it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """How sparse task vectors are combined; base of the options of several methods."""
+
+    scaling_factor: float = 1.0
+    """lambda, by which the merged task vector is multiplied."""
+    weights: float | Mapping[str, float] = 1.0
+    """w_t: one value for all tasks, or one by task."""
+    normalize: bool = False
+    """Divide by the sum of the weights; with agreement on signs, of those tasks that agree."""
+
+    def check(self, owner: str) -> None:
+        """Refuse numbers that are out of range; ``owner`` starts the error text."""
+        check_finite(f"{owner}: scaling_factor", self.scaling_factor)
+        check_finite(f"{owner}: weights", self.weights)
+
+    def divisor(self, weights: Mapping[str, float]) -> float:
+        """By what a plain sum is divided."""
+        total = sum(weights.values())
+        return total if self.normalize and abs(total) >= _NO_SUM else 1.0
+
+
+def check_share(name: str, value: float | Mapping[str, float], *, zero: bool = False) -> None:
+    """Refuse what is no share of the elements: 0..1, and 0 only where it makes sense."""
+    for number in values(value):
+        if not (0 < number <= 1 or (zero and number == 0)):
+            low = "in 0..1" if zero else "> 0 and <= 1"
+            raise OptionError(f"{name} must be {low}, got {number}. It is a fraction, not a percentage.")
+
+
+def l1_scales(pieces: Pieces, sparsify: Sparsify) -> dict[str, float]:
+    """L1 norm of each task vector divided by that of what is left of it; 1 where either is (nearly) 0."""
+
+    def norms(piece: Piece) -> dict[str, tuple[float, float]]:
+        found = {}
+        for task, vector in task_vectors(piece):
+            before = float(vector.abs().sum())
+            found[task] = before, float(sparsify(task, vector, piece.parameter).abs_().sum())
+        return found
+
+    before: dict[str, float] = {}
+    after: dict[str, float] = {}
+    for found in pieces.map(norms):
+        for task, (one, other) in found.items():
+            before[task] = before.get(task, 0.0) + one
+            after[task] = after.get(task, 0.0) + other
+    return {
+        task: before[task] / after[task] if min(before[task], after[task]) >= _NO_NORM else 1.0
+        for task in before
+    }
+
+
+def tasks_of(pieces: Pieces) -> list[str]:
+    """Names of the models, sorted; reads one piece."""
+    for piece in pieces:
+        return sorted(piece["models"])
+    return []
+
+
+def weighted_vectors(
+    base: Tensor,
+    models: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    sparsify: Callable[[str, Tensor], Tensor],
+    scales: Mapping[str, float],
+) -> dict[str, Tensor]:
+    """w_t r_t tau'_t by task, sorted: new tensors. A task that ``scales`` does not name has r_t = 1."""
+    vectors = {}
+    for task in sorted(models):
+        vector = sparsify(task, models[task] - base)
+        factor = weights[task] * scales.get(task, 1.0)
+        vectors[task] = vector if factor == 1.0 else vector.mul_(factor)
+    return vectors
+
+
+def add_up(
+    base: Tensor,
+    models: Mapping[str, Tensor],
+    options: Combination,
+    sparsify: Callable[[str, Tensor], Tensor],
+    scales: Mapping[str, float],
+    watch: Watch | None = None,
+) -> Tensor:
+    """theta_0 + lambda sum_t w_t r_t tau'_t, divided by the sum of the weights if the options say so."""
+    weights = per_task("weights", options.weights, models)
+    factor = options.scaling_factor / options.divisor(weights)
+    merged = base.clone()
+    for task, weight in weights.items():
+        alpha = factor * weight * scales.get(task, 1.0)
+        merged.add_(sparsify(task, models[task] - base), alpha=alpha)
+        if watch is not None:
+            watch(task, 0.0)  # of what is dropped
+            watch(task, alpha)
+    return merged
+
+
+def agree(
+    base: Tensor,
+    models: Mapping[str, Tensor],
+    options: Combination,
+    sparsify: Callable[[str, Tensor], Tensor],
+    scales: Mapping[str, float],
+) -> Tensor:
+    """theta_0 + lambda times the sum, or the mean, of the task vectors that have the elected sign."""
+    weights = per_task("weights", options.weights, models)
+    vectors = weighted_vectors(base, models, weights, sparsify, scales)
+    merged = merge_agreeing(vectors, weights, "mean" if options.normalize else "sum")
+    return merged.mul_(options.scaling_factor).add_(base)
