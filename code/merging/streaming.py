@@ -11,21 +11,23 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from merging import methods
-from merging.checkpoints import check_disk_space, write_checkpoint
+from merging.checkpoints import TensorInfo, check_disk_space, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
+from merging.compute_options import ComputeOptions
 from merging.errors import CheckpointError, OptionError
 from merging.heads import is_head, write_heads
 from merging.hessians.artifact import StoredHessian
 from merging.options import parse
+from merging.output_options import OutputOptions
 from merging.policy import Policy
 from merging.publishing import published_folder
 from merging.schedules import Schedule
@@ -34,7 +36,7 @@ from merging.sources.adapter_folder import is_adapter
 from merging.sources.memory import MemoryCheckpoint
 from merging.sources.opening import Model, open_model
 from merging.sources.statistics import HessianSource, MemoryStatistic, Statistic, WholeModelStatistic
-from merging.tensor_merge import TensorMerge
+from merging.tensor_merge import Sink, TensorMerge
 from merging.tensor_plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -116,6 +118,8 @@ def merge_checkpoints(
     extras: Mapping[str, Any],
     out: PathLike,
     policy: Mapping[str, Any] | None = None,
+    output: Mapping[str, Any] | None = None,
+    compute: Mapping[str, Any] | None = None,
 ) -> None:
     """Merge model folders into a new one.
 
@@ -133,15 +137,48 @@ def merge_checkpoints(
             1.0}`` gives another factor.
         out: the folder to make.
         policy: fields of ``merging.policy.Policy``.
+        output: fields of ``merging.output_options.OutputOptions``.
+        compute: fields of ``merging.compute_options.ComputeOptions``; no part of the result.
 
     Raises:
         OptionError: see ``merging.methods.check_call``.
         CheckpointError: a folder is incomplete or damaged, or they do not fit each other.
         DiskSpaceError: the output does not fit.
     """
+    _check_output(Path(out), _folders(method, options, base, models, extras, policy))
+    opened = open_merge(
+        method=method,
+        options=options,
+        base=base,
+        models=models,
+        extras=extras,
+        policy=policy,
+        output=output,
+        compute=compute,
+    )
+    opened.write(out)
+
+
+def open_merge(
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    base: PathLike | None,
+    models: Mapping[str, PathLike],
+    extras: Mapping[str, Any],
+    policy: Mapping[str, Any] | None = None,
+    output: Mapping[str, Any] | None = None,
+    compute: Mapping[str, Any] | None = None,
+) -> OpenMerge:
+    """Check and open a merge of model folders, and write nothing.
+
+    Arguments and errors are those of ``merge_checkpoints``.
+
+    Returns:
+        Gives merged tensors one by one, or writes them.
+    """
     call = Call.check(method, options, base, models, extras, policy)
     folders = {label: Path(folder) for label, folder in call.folders(base, models, extras).items()}
-    _check_output(Path(out), folders)
     checkpoints = _open_models(folders)
     configs = {
         label: read_config(folders["base"] if is_adapter(folder) else folder, label=label)
@@ -152,29 +189,133 @@ def merge_checkpoints(
         **checkpoints,
         **{label: HessianSource(its.checkpoint, scale=scales[label]) for label, its in stored.items()},
     }
-    with _Hashes(checkpoints) as hashes:
-        plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
-        if call.policy.head == "error":
-            check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
-        check_vocabularies(folders)
-        template = call.template(inputs)
-        check_disk_space(Path(out), sum(template.tensors[name].num_bytes for name in plan.names))
-        for label, hessian in stored.items():
-            _check_model(label, hessian, hashes)
-        merge = call.start(plan, inputs)
+    plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
+    if call.policy.head == "error":
+        check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
+    check_vocabularies(folders)
+    hashes = {label: its.digest() for label, its in checkpoints.items()}
+    for label, hessian in stored.items():
+        _check_model(label, hessian, hashes)
+    sources = {
+        label: {"folder": str(path), "weights_hash": hashes[label]} for label, path in folders.items()
+    } | {
+        label: dataclasses.asdict(hessian.record) | {"scale": scales[label]}
+        for label, hessian in stored.items()
+    }
+    return OpenMerge(
+        call,
+        inputs,
+        plan,
+        sources=sources,
+        files_from=next(iter(folders.values())),
+        heads_from=call.config_folders(folders) if call.policy.head == "per_task" else None,
+        output=output,
+        compute=compute,
+    )
+
+
+class OpenMerge:
+    """A merge that was checked and opened: gives tensors in memory, or writes a model folder."""
+
+    def __init__(
+        self,
+        call: Call,
+        inputs: Mapping[str, Source | Statistic],
+        plan: Plan,
+        *,
+        sources: Mapping[str, Any],
+        files_from: Path | None = None,
+        heads_from: Mapping[str, Path] | None = None,
+        transposed: Collection[str] = (),
+        output: Mapping[str, Any] | None = None,
+        compute: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Merge what is already open.
+
+        Args:
+            call: what ``Call.check`` made.
+            inputs: everything that is merged, by label, the template first (``Call.folders``,
+                ``Call.statistics`` give the labels).
+            plan: what ``call.plan(inputs)`` made.
+            sources: what ``merge.json`` says of each input, by label. It names the content: a merge that goes
+                on after a kill trusts it, so give hashes of weights (``digest()``).
+            files_from: folder whose config and tokenizer the output gets.
+            heads_from: folders with the config of each task, whose heads are kept beside the merged body.
+            transposed: parameters that are stored as (inputs, outputs).
+            output: fields of ``OutputOptions``.
+            compute: fields of ``ComputeOptions``.
+        """
+        self.call = call
+        self.plan = plan
+        self._inputs = inputs
+        self._sources = sources
+        self._files_from = files_from
+        self._heads_from = heads_from
+        self._transposed = transposed
+        self._output = parse(OutputOptions, output or {}, owner="output")
+        self._compute = parse(ComputeOptions, compute or {}, owner="compute")
+
+    @cached_property
+    def _merge(self) -> TensorMerge:
+        return self.call.start(
+            self.plan, self._inputs, transposed=self._transposed, dtype=self._output.stored_dtype
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tensors of the output, sorted."""
+        return self.plan.names
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """Shape and dtype of every tensor of the output."""
+        return self._merge.infos
+
+    def tensor(self, name: str) -> Tensor:
+        """One merged tensor, in the dtype of the output; see ``TensorMerge.tensor``."""
+        return self._merge.tensor(name)
+
+    def run(self, names: Iterable[str], sink: Sink) -> None:
+        """Compute tensors of the output piece by piece; see ``TensorMerge.run``."""
+        self._merge.run(names, sink)
+
+    def record(self) -> dict[str, Any]:
+        """What ``merge.json`` says; complete once every tensor was computed."""
+        return self.call.record(self.plan, self._merge) | {"sources": dict(self._sources)}
+
+    def write(self, out: PathLike, *, finish: Callable[[Path], None] | None = None) -> None:
+        """Write the model folder, which appears complete or not at all.
+
+        Args:
+            out: the folder to make.
+            finish: called with the folder before it appears; may add files and change what was copied.
+
+        Raises:
+            DiskSpaceError: the output does not fit.
+        """
+        check_disk_space(Path(out), sum(info.num_bytes for info in self.infos.values()))
         with published_folder(out) as folder:
-            write_checkpoint(folder, merge.infos, merge.run)
-            _copy_files(next(iter(folders.values())), folder)
-            if call.policy.head == "per_task":
-                write_heads(folder, call.models(inputs), call.config_folders(folders))
-            record = call.record(plan, merge)
-            record["sources"] = {
-                label: {"folder": str(path), "weights_hash": hashes[label]} for label, path in folders.items()
-            } | {
-                label: dataclasses.asdict(hessian.record) | {"scale": scales[label]}
-                for label, hessian in stored.items()
-            }
-            (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+            write_checkpoint(folder, self.infos, self.run, max_shard_bytes=self._output.max_shard_bytes)
+            if self._files_from is not None:
+                _copy_files(self._files_from, folder)
+            if self._heads_from is not None:
+                write_heads(folder, self.call.models(self._inputs), self._heads_from)
+            (folder / RECORD_NAME).write_text(json.dumps(self.record(), indent=2) + "\n")
+            if finish is not None:
+                finish(folder)
+
+
+def _folders(
+    method: str,
+    options: Mapping[str, Any],
+    base: Any,
+    models: Mapping[str, Any],
+    extras: Mapping[str, Any],
+    policy: Mapping[str, Any] | None,
+) -> dict[str, Path]:
+    """Every model folder of a call, by label."""
+    call = Call.check(method, options, base, models, extras, policy)
+    return {label: Path(folder) for label, folder in call.folders(base, models, extras).items()}
 
 
 @dataclass(frozen=True)
@@ -383,7 +524,7 @@ def _open_hessians(values: Mapping[str, Any]) -> tuple[dict[str, StoredHessian],
     return stored, scales
 
 
-def _check_model(label: str, hessian: StoredHessian, hashes: _Hashes) -> None:
+def _check_model(label: str, hessian: StoredHessian, hashes: Mapping[str, str]) -> None:
     """Refuse the Hessian of another model."""
     model = label.replace("base_hessian", "base").replace("hessians", "models")
     if model in hashes and hessian.record.model_hash != hashes[model]:
@@ -392,23 +533,3 @@ def _check_model(label: str, hessian: StoredHessian, hashes: _Hashes) -> None:
             f"the hash {hessian.record.model_hash[:12]}, {model} has {hashes[model][:12]}. Estimate it "
             "again, or pass the model it belongs to."
         )
-
-
-class _Hashes:
-    """Hashes of checkpoints, computed in the background; asking for one waits for it."""
-
-    def __init__(self, checkpoints: Mapping[str, Model]) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1)  # a digest uses several threads itself
-        self._futures = {label: self._pool.submit(its.digest) for label, its in checkpoints.items()}
-
-    def __enter__(self) -> _Hashes:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def __contains__(self, label: str) -> bool:
-        return label in self._futures
-
-    def __getitem__(self, label: str) -> str:
-        return self._futures[label].result()
