@@ -67,10 +67,12 @@ def run_emr(vectors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, 
 def run_tall(case: Any, vectors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """All masks, and the vector that is left where enough of them are set; flat, names sorted."""
     scaling_factor = float(case.params["multi_task_scaling"])
-    threshold = float(case.params["tall_lambda"])
+    given = case.params["tall_lambda"]  # one number, or one for each task
+    by_task = given if isinstance(given, list) else [given] * len(vectors)
+    threshold = {task: float(value) for task, value in zip(vectors, by_task, strict=True)}
     flat = {task: flatten(tensors) for task, tensors in vectors.items()}
     multi_task = _tall.multi_task_vector(flat, scaling_factor)
-    masks = [_tall.task_mask(its, multi_task, threshold) for its in flat.values()]
+    masks = [_tall.task_mask(its, multi_task, threshold[task]) for task, its in flat.items()]
     chosen = {"scaling_factor": scaling_factor, "threshold": threshold}
     for task, mask in zip(
         flat, masks, strict=True
