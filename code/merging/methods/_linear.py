@@ -7,8 +7,7 @@ the unfolded patches.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -37,35 +36,37 @@ def known(factors: Mapping[str, T | None]) -> dict[str, T]:
     return {task: its for task in sorted(factors) if (its := factors[task]) is not None}
 
 
-def check_fit(
-    key: str, factors: Mapping[str, Factors], weight: Tensor, parameter: Parameter | None = None
-) -> None:
+def check_fit(factors: Mapping[str, Factors], weight: Tensor, parameter: Parameter | None = None) -> None:
     """Refuse factors that do not belong to a weight.
 
     Args:
-        key: name of the input, for the error.
-        factors: of this layer, by task.
+        factors: of this layer, by what they are called in an error: ``grams['a']``.
         weight: what they act on.
         parameter: which one it is, for the error.
 
     Raises:
-        CheckpointError: another number of inputs or outputs, or layouts that differ between tasks.
+        CheckpointError: the weight is a vector, another number of inputs or outputs, or layouts that differ.
     """
     name = "the parameter" if parameter is None else repr(parameter.name)
-    layouts = {its.transposed for its in factors.values()}
-    for task, its in factors.items():
-        if weight.dim() < 2 or len(layouts) > 1:
-            what = "has Factors in both layouts" if len(layouts) > 1 else "is no matrix"
+    first, *others = factors
+    for label in others:
+        if factors[label].transposed != factors[first].transposed:
             raise CheckpointError(
-                f"{key}: {name} of shape {tuple(weight.shape)} {what}. "
-                "Estimate them again, all for this model."
+                f"{name} is stored as (inputs, outputs) for one of {first} and {label}, and as (outputs, "
+                "inputs) for the other. Estimate them again, all for this model."
+            )
+    for label, its in factors.items():
+        if weight.dim() < 2:
+            raise CheckpointError(
+                f"{label}: {name} of shape {tuple(weight.shape)} is no matrix, and has no factors. "
+                "Estimate them again, for this model."
             )
         num_inputs, num_outputs = to_matrix(weight, its).shape
         for side, matrix, size in (("inputs", its.inputs, num_inputs), ("outputs", its.outputs, num_outputs)):
             if matrix is not None and matrix.shape != (size, size):
                 raise CheckpointError(
-                    f"{key}[{task!r}]: {name} has {size} {side}, but its factor is {tuple(matrix.shape)}. "
-                    "Estimate it for this model."
+                    f"{label}: {name} has {size} {side}, but its factor is {tuple(matrix.shape)}. "
+                    "Estimate it again, for this model."
                 )
 
 
@@ -172,15 +173,6 @@ def total(operators: Iterable[Curvature], x: Tensor) -> Tensor:
     for operator in operators:
         result += operator(x)
     return result
-
-
-def jacobi(operators: Iterable[Curvature]) -> Callable[[Tensor], Tensor]:
-    """Divide by the diagonal of the sum of one operator or more; 0 where that is 0."""
-    import torch
-
-    diagonal = functools.reduce(torch.add, (its.diagonal() for its in operators))
-    inverse = torch.where(diagonal > 0, 1 / diagonal, 0.0)
-    return lambda x: inverse * x
 
 
 def balanced(operators: Mapping[str, Kronecker | Diagonal]) -> dict[str, Kronecker | Diagonal]:

@@ -86,6 +86,7 @@ def conjugate_gradients(
     max_iterations: int,
     precondition: Callable[[Tensor], Tensor] | None = None,
     average_last: int = 0,
+    at_least: Callable[[Tensor], Tensor] | None = None,
 ) -> Solution:
     """Solve ``C x = right`` from x = 0, in the dtype of ``right`` with scalars in float64.
 
@@ -100,13 +101,18 @@ def conjugate_gradients(
         precondition: an approximate inverse of C, symmetric and positive definite.
         average_last: the result is the mean over so many last ones of ``max_iterations`` iterates; 0: the
             last iterate. A run that ends before all of them gives its last one.
+        at_least: an operator; a direction in which C has not even its curvature ends the run. The iterates up
+            to there never used one.
     """
     import torch
 
-    x, residual = torch.zeros_like(right), right.clone()
+    initial = norm(right)
+    if initial <= target:
+        return Solution(torch.zeros_like(right), 0, initial, initial, "converged")
+    right, target = right / initial, target / initial  # squares of small numbers would be 0
+    x, residual, size = torch.zeros_like(right), right.clone(), 1.0
     mean = torch.zeros_like(right) if average_last else None
     smallest = torch.finfo(right.dtype).eps
-    initial = size = norm(residual)
     direction = residual.clone() if precondition is None else precondition(residual)
     rho = size**2 if precondition is None else _dot(residual, direction)
     iterations = stalled = 0
@@ -114,7 +120,10 @@ def conjugate_gradients(
     while size > target and iterations < max_iterations:
         product = operator(direction)
         curvature, length = _dot(direction, product), norm(direction)
-        if not curvature > smallest * length * norm(product):
+        enough = smallest * length * norm(product)
+        if at_least is not None:
+            enough = max(enough, _dot(direction, at_least(direction)))
+        if not curvature > enough:
             exit = "curvature"
             break
         step = rho / curvature
@@ -135,8 +144,8 @@ def conjugate_gradients(
         exit = "converged"
     if mean is not None and iterations == max_iterations:
         x = mean
-    final = norm(right - operator(x)) if iterations else initial
-    return Solution(x, iterations, initial, final, exit)
+    final = norm(right - operator(x)) * initial
+    return Solution(x.mul_(initial), iterations, initial, final, exit)
 
 
 def _dot(left: Tensor, right: Tensor) -> float:

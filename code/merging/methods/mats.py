@@ -33,12 +33,12 @@ from merging.methods._linear import (
     check_fit,
     elementwise,
     from_matrix,
-    jacobi,
     known,
     kronecker,
     to_matrix,
     total,
 )
+from merging.methods._precondition import jacobi
 from merging.methods._seam import Factors
 from merging.methods._solve import conjugate_gradients, norm
 from merging.methods._tasks import check_finite, per_task
@@ -153,7 +153,9 @@ def merge(
         return mean
     layer = next(iter(layers.values()))
     shape = (-1, 1) if options.objective == "block" else mean.shape
-    check_fit(STATISTIC[options.objective], layers, mean.reshape(shape), parameter)
+    statistic = STATISTIC[options.objective]
+    labelled = {f"{statistic}[{task!r}]": its for task, its in layers.items()}
+    check_fit(labelled, mean.reshape(shape), parameter)
 
     def matrix(tensor: Tensor) -> Tensor:
         return to_matrix(tensor.reshape(shape), layer)

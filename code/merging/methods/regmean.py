@@ -94,7 +94,7 @@ def merge(
         return average.merge(models, average.Options(weights=options.weights, normalize=options.normalize))
     task, layer = next(iter(layers.items()))
     like = models[task]
-    check_fit("grams", layers, like, parameter)
+    check_fit({f"grams[{task!r}]": its for task, its in layers.items()}, like, parameter)
 
     mean = torch.zeros_like(to_matrix(like, layer), dtype=torch.float64)
     for task, weight in weights.items():

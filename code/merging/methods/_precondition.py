@@ -1,0 +1,87 @@
+"""Approximate inverses of sums of curvatures, for conjugate gradients."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from merging.methods._linear import Curvature, Kronecker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def jacobi(operators: Iterable[Curvature], delta: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """Divide by the diagonal of the sum of one operator or more and of delta I; 0 where that is 0."""
+    import torch
+
+    diagonal = functools.reduce(torch.add, (its.diagonal() for its in operators)) + delta
+    inverse = torch.where(diagonal > 0, 1 / diagonal, 0.0)
+    return lambda x: inverse * x
+
+
+def kronecker_inverse(
+    operators: Sequence[Kronecker], delta: float, like: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Divide by the sum of operators of weight > 0 and delta I; exact but for a ridge if they are two in all.
+
+    The first stays as it is. The others are taken together to one, ``(sum_t w_t A_t) (x) (sum_t w_t G_t) /
+    sum_t w_t`` (K-FAC's own approximation of a mean of products), and delta goes to both sides of the first
+    (Martens and Grosse, ICML 2015, arXiv:1503.05671, section 6.3). Two operators have a closed form: with
+
+        P^T A_1 P = I, P^T A_2 P = diag(a), Q^T G_1 Q = I, Q^T G_2 Q = diag(g)
+
+    from two generalised eigenproblems, ``w_1 A_1 X G_1 + w_2 A_2 X G_2 = R`` has the solution
+
+        X = P Y Q^T          Y_jk = (P^T R Q)_jk / (w_1 + w_2 a_j g_k)
+
+    Args:
+        operators: one or more.
+        delta: >= 0.
+        like: X; gives shape, dtype and device.
+    """
+    import torch
+
+    first, *others = operators
+    weight = sum(its.weight for its in others) if others else delta
+    damping = delta / first.weight if others else 0.0
+    if first.outputs is not None:
+        damping **= 0.5  # for each side
+    ridge = torch.finfo(like.dtype).eps ** 0.5  # two sides amplify as much as ``like`` can hold
+
+    def side(matrix: Tensor, of_others: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        unit = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
+        mean = torch.zeros_like(unit) if others else unit
+        for its, other in zip(others, of_others, strict=True):
+            mean.add_(unit if other is None else other, alpha=its.weight / weight)
+        return _jointly_diagonal(matrix + damping * unit, mean, ridge)
+
+    left, a = side(first.inputs, [its.inputs for its in others])
+    if first.outputs is None:
+        divisor = (first.weight + weight * a[:, None]).to(like.dtype)
+        left = left.to(like.dtype)
+        return lambda r: left @ ((left.T @ r) / divisor)
+    right, g = side(first.outputs, [its.outputs for its in others])
+    divisor = (first.weight + weight * a[:, None] * g).to(like.dtype)
+    left, right = left.to(like.dtype), right.to(like.dtype)
+    return lambda r: left @ ((left.T @ r @ right) / divisor) @ right.T
+
+
+def _jointly_diagonal(first: Tensor, second: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """P and a with P^T (M_1 + ridge I) P = I and P^T M_2 P = diag(a); ridge in units of M_1's diagonal.
+
+    The ridge grows until M_1, which rounding may have given negative eigenvalues, is positive definite.
+    """
+    import torch
+
+    size = float(first.diagonal().max())
+    unit = torch.eye(len(first), dtype=first.dtype, device=first.device)
+    failed: object = True
+    while failed:
+        factor, failed = torch.linalg.cholesky_ex(first + ridge * size * unit)
+        ridge *= 10
+    half = torch.linalg.solve_triangular(factor, second, upper=False)
+    half = torch.linalg.solve_triangular(factor, half.T, upper=False)
+    values, vectors = torch.linalg.eigh((half + half.T) / 2)
+    return torch.linalg.solve_triangular(factor.T, vectors, upper=True), values.clamp_(min=0)

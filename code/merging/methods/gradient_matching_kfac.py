@@ -1,0 +1,258 @@
+"""Uncertainty-based gradient matching (Daheim et al., ICLR 2024, arXiv:2310.12808) with layer-wise curvature.
+
+    (H_0 + sum_t alpha_t H_t) (theta - theta_0) = sum_t alpha_t (H_0 + H_t) (theta_t - theta_0)
+
+H_t = A_t (x) G_t is the K-FAC curvature of a linear layer (Martens and Grosse, ICML 2015,
+arXiv:1503.05671), which takes X = W^T to A_t X G_t; delta_0 I is added to H_0. ``gradient_matching`` is the
+same with diagonals. Solved for the difference Y to task arithmetic,
+
+    (H_0 + sum_t alpha_t H_t) Y = sum_t alpha_t H_t (theta_t - theta_TA)
+
+by conjugate gradients whose preconditioner is the closed form for two operators: exact, so that a step or two
+are enough, for two tasks without H_0 or one with it. Where only A_t are given, Cholesky's method solves.
+What nobody knows anything of is as in task arithmetic, also with delta_0 = 0. Parameters without factors
+are merged by ``gradient_matching`` if diagonal Hessians are given, and by task arithmetic if not.
+
+Special cases, tested: those of ``gradient_matching``, with operators for diagonals; diagonal factors give its
+result; for quadratic losses and proximal training it is the joint optimum.
+
+A negative alpha_t removes a task. A run then ends at the first direction in which the sum of the curvatures
+falls below ``kappa`` H_0; what was found up to there never uses one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from merging.errors import CheckpointError, OptionError
+from merging.methods import gradient_matching, task_arithmetic
+from merging.methods._linear import Kronecker, check_fit, from_matrix, known, kronecker, to_matrix
+from merging.methods._precondition import jacobi, kronecker_inverse
+from merging.methods._solve import cholesky_solve, conjugate_gradients, norm
+from merging.methods._tasks import check_finite, per_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from merging.methods._seam import Factors, Parameter, Report
+
+SMALLEST = 1e-30
+"""delta_0 = 0 for diagonals, which are divided by: far below every curvature, and far above underflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``merge`` can be told."""
+
+    scaling_factor: float | Mapping[str, float] = 1.0
+    """alpha: one value for all tasks, or alpha_t by task."""
+    delta_0: float = 1e-12
+    """Prior precision, >= 0, in the unit of the curvatures (summed over training examples)."""
+    anchor: Literal["task_arithmetic", "base"] = "task_arithmetic"
+    """What the pretraining curvature pulls to; see ``gradient_matching``."""
+    num_iterations: int = 100
+    """At most so many for one parameter, >= 1."""
+    tolerance: float = 1e-6
+    """A run ends when the residual is not above this times sum_t |alpha_t| |H_t tau_t| (L2 norms)."""
+    preconditioner: Literal["none", "jacobi", "kronecker"] = "kronecker"
+    """kronecker is much the best, and costs two eigenvalue problems for each layer; jacobi divides by the
+    diagonal."""
+    kappa: float = 0.1
+    """The sum of the curvatures has to stay at kappa H_0 or more; 0..1, matters for negative alpha only."""
+
+    def __post_init__(self) -> None:
+        check_finite("gradient_matching_kfac: scaling_factor", self.scaling_factor)
+        check_finite("gradient_matching_kfac: delta_0", self.delta_0, low=0.0)
+        if self.num_iterations < 1:
+            raise OptionError(
+                f"gradient_matching_kfac: num_iterations must be >= 1, got {self.num_iterations}."
+            )
+        if not 0 <= self.tolerance < 1:
+            raise OptionError(
+                f"gradient_matching_kfac: tolerance must be >= 0 and < 1, got {self.tolerance}."
+            )
+        if not 0 < self.kappa <= 1:
+            raise OptionError(f"gradient_matching_kfac: kappa must be > 0 and <= 1, got {self.kappa}.")
+
+
+def merge(
+    base: Tensor,
+    models: Mapping[str, Tensor],
+    factors: Mapping[str, Factors | None],
+    options: Options,
+    base_factors: Factors | None = None,
+    hessians: Mapping[str, Tensor] | None = None,
+    base_hessian: Tensor | None = None,
+    parameter: Parameter | None = None,
+    report: Report | None = None,
+) -> Tensor:
+    """Merge one parameter.
+
+    Args:
+        base: theta_0.
+        models: theta_t by task, of one shape.
+        factors: A_t and G_t by task; None: no curvature. Where G_t was not taken, it is the identity.
+        options: scaling factors, delta_0.
+        base_factors: those of H_0; None: H_0 is delta_0 I.
+        hessians: diagonals of H_t by task, for parameters without factors.
+        base_hessian: diagonal of H_0, for parameters without factors.
+        parameter: its name, for errors.
+        report: is told the number of iterations, the initial and the final residual and how the run ended; or
+            the ridge of Cholesky's method.
+
+    Returns:
+        The merged parameter. Inputs are not modified.
+
+    Raises:
+        CheckpointError: factors that do not fit the parameter.
+    """
+    layers = known(factors)
+    labelled = {f"factors[{task!r}]": its for task, its in layers.items()}
+    if base_factors is not None:
+        labelled["base_factors"] = base_factors
+    if not labelled:
+        return _without_factors(base, models, options, hessians, base_hessian)
+    import torch
+
+    _check(labelled, base, parameter)
+    layer = next(iter(labelled.values()))
+    alpha = per_task("gradient_matching_kfac: scaling_factor", options.scaling_factor, models)
+    start = base
+    if options.anchor == "task_arithmetic":
+        sum_of_tasks = task_arithmetic.Options(scaling_factor=options.scaling_factor)
+        start = task_arithmetic.merge(base, models, sum_of_tasks)
+
+    system = _System(
+        {task: kronecker(its, base) for task, its in layers.items()},
+        {task: alpha[task] for task in layers},
+        None if base_factors is None else kronecker(base_factors, base),
+        options.delta_0,
+    ).balanced()
+    origin, old = to_matrix(start, layer), to_matrix(base, layer)
+    right, unit = torch.zeros_like(origin), 0.0
+    for task, curvature in system.curvatures.items():
+        model = to_matrix(models[task], layer)
+        right += curvature(model - origin).mul_(alpha[task])
+        unit += abs(alpha[task]) * norm(curvature(model - old))
+    target = options.tolerance * unit
+    removes = min(alpha.values()) < 0
+    if norm(right) > target and layer.outputs is None and not removes:
+        correction, ridge = system.solve(right, precision=torch.finfo(layer.inputs.dtype).eps)
+        if report is not None:
+            report("ridge", ridge)
+        return from_matrix(origin + correction, base, layer)
+    solution = conjugate_gradients(
+        system,
+        right,
+        target=target,
+        max_iterations=options.num_iterations,
+        precondition=system.preconditioner(options.preconditioner, right) if norm(right) > target else None,
+        at_least=(lambda x: options.kappa * system.prior_times(x)) if removes else None,
+    )
+    solution.tell(report, unit=unit)
+    return from_matrix(origin + solution.x, base, layer)
+
+
+@dataclass(frozen=True)
+class _System:
+    """H_0 + delta I + sum_t alpha_t H_t, an operator."""
+
+    curvatures: Mapping[str, Kronecker]
+    alpha: Mapping[str, float]
+    prior: Kronecker | None
+    delta: float
+
+    def balanced(self) -> _System:
+        """Divided by its largest weight: the solution stays, and numbers stay in the range of float32."""
+        weights = [abs(self.alpha[task]) * its.weight for task, its in self.curvatures.items()]
+        largest = max(self.delta, 0.0 if self.prior is None else self.prior.weight, *weights)
+        if largest == 0:
+            return self
+        return _System(
+            {task: its.times(1 / largest) for task, its in self.curvatures.items()},
+            self.alpha,
+            None if self.prior is None else self.prior.times(1 / largest),
+            self.delta / largest,
+        )
+
+    def prior_times(self, x: Tensor) -> Tensor:
+        """(H_0 + delta I) x."""
+        return x * self.delta if self.prior is None else self.prior(x).add_(x, alpha=self.delta)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Product with x, a new tensor."""
+        product = self.prior_times(x)
+        for task, curvature in self.curvatures.items():
+            product.add_(curvature(x), alpha=self.alpha[task])
+        return product
+
+    def _added(self) -> list[Kronecker]:
+        """Operators of weight > 0 but for delta I; H_0 first, then the largest first."""
+        tasks = [its.times(self.alpha[task]) for task, its in self.curvatures.items()]
+        tasks.sort(key=lambda its: -its.weight)  # not by name: the preconditioner treats the first apart
+        return [its for its in (self.prior, *tasks) if its is not None and its.weight > 0]
+
+    def solve(self, right: Tensor, *, precision: float) -> tuple[Tensor, float]:
+        """Solve by Cholesky's method, where all operators act on the inputs only; also gives the ridge."""
+        import torch
+
+        matrix = torch.zeros(len(right), len(right), dtype=torch.float64, device=right.device)
+        for operator in self._added():
+            matrix.add_(operator.inputs, alpha=operator.weight)
+        matrix.diagonal().add_(self.delta)
+        solution, ridge = cholesky_solve(matrix, right.to(torch.float64), precision=precision)
+        return solution.to(right.dtype), ridge
+
+    def preconditioner(self, kind: str, like: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """An approximate inverse, without what is taken away."""
+        added = self._added()
+        if kind == "none" or not added:
+            return None
+        if kind == "jacobi":
+            return jacobi(added, self.delta)
+        return kronecker_inverse(added, self.delta, like)
+
+
+def _check(labelled: Mapping[str, Factors], base: Tensor, parameter: Parameter | None) -> None:
+    """Refuse factors that do not fit the parameter, or each other."""
+    check_fit(labelled, base, parameter)
+    first, *others = labelled
+    for label in others:
+        if (labelled[first].outputs is None) != (labelled[label].outputs is None):
+            name = "the parameter" if parameter is None else repr(parameter.name)
+            raise CheckpointError(
+                f"{name} has a factor of outputs in only one of {first} and {label}, so their sizes cannot "
+                "be compared. Estimate all of them alike."
+            )
+
+
+def _without_factors(
+    base: Tensor,
+    models: Mapping[str, Tensor],
+    options: Options,
+    hessians: Mapping[str, Tensor] | None,
+    base_hessian: Tensor | None,
+) -> Tensor:
+    """Merge a parameter that is no linear layer."""
+    import torch
+
+    if hessians is None and base_hessian is None:
+        factor = options.scaling_factor
+        return task_arithmetic.merge(base, models, task_arithmetic.Options(scaling_factor=factor))
+    zero = torch.zeros_like(base)
+    return gradient_matching.merge(
+        base,
+        models,
+        zero if base_hessian is None else base_hessian,
+        dict.fromkeys(models, zero) if hessians is None else hessians,
+        gradient_matching.Options(
+            scaling_factor=options.scaling_factor,
+            delta_0=max(options.delta_0, SMALLEST),
+            anchor=options.anchor,
+            kappa=options.kappa,
+        ),
+    )
