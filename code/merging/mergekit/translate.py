@@ -70,10 +70,6 @@ def _task_arithmetic(values: Values) -> dict[str, Any]:
     return {"scaling_factor": _combined_weights(values)}
 
 
-def _t(values: Values) -> dict[str, Any]:
-    return {"t": values.common["t"]}
-
-
 def _nuslerp(values: Values) -> dict[str, Any]:
     by_vector = "first" if values.common["nuslerp_row_wise"] else "last"  # its rows are stored columns
     return {
@@ -95,6 +91,33 @@ def _passthrough(values: Values) -> dict[str, Any]:
     return {"scale": scale}
 
 
+def _ties(values: Values) -> dict[str, Any]:
+    return {
+        "density": values.by_task["density"],
+        "weights": values.by_task["weight"],
+        "scaling_factor": values.common["lambda"],
+        "merge_function": "mean" if values.common["normalize"] else "sum",
+        "rescale": "l1" if values.common["rescale"] else "none",
+    }
+
+
+def _same(*keys: str) -> Callable[[Values], dict[str, Any]]:
+    """Options that are called as mergekit's parameters."""
+    return lambda values: {key: values.common[key] for key in keys}
+
+
+def _per_tensor(has_base: bool) -> dict[str, Any]:
+    return {"flavour": "per_tensor"}
+
+
+def _clipless(has_base: bool) -> dict[str, Any]:
+    return {"clip_ratio": False}
+
+
+def _parity(has_base: bool) -> dict[str, Any]:
+    return {"parity": True}
+
+
 def _relative(has_base: bool) -> dict[str, Any]:
     return {"relative_to_base": has_base}
 
@@ -107,7 +130,7 @@ METHODS: dict[str, Method] = {
         {"normalize": False, "lambda": 1.0},
         {"weight": REQUIRED},
     ),
-    "slerp": Method("slerp", _t, {"t": REQUIRED}, num_models=(1, 1)),
+    "slerp": Method("slerp", _same("t"), {"t": REQUIRED}, num_models=(1, 1)),
     "nuslerp": Method(
         "nuslerp",
         _nuslerp,
@@ -126,7 +149,36 @@ METHODS: dict[str, Method] = {
         num_models=(2, None),
         fixed=_relative,
     ),
-    "nearswap": Method("nearswap", _t, {"t": REQUIRED}, num_models=(1, 1)),
+    "karcher": Method(
+        "karcher",
+        _same("max_iter", "tol"),
+        {"max_iter": 10, "tol": 1e-5},
+        base="unused",
+        num_models=(2, None),
+    ),
+    "ties": Method(
+        "ties",
+        _ties,
+        {"normalize": True, "rescale": False, "lambda": 1.0},
+        {"weight": REQUIRED, "density": 1.0},
+        fixed=_per_tensor,
+    ),
+    "model_stock": Method(
+        "model_stock",
+        _same("filter_wise"),
+        {"filter_wise": False},
+        num_models=(2, None),
+        fixed=_clipless,
+    ),
+    "sce": Method("sce", _same("select_topk"), {"select_topk": 1.0}, fixed=_parity),
+    "arcee_fusion": Method("arcee_fusion", _same(), num_models=(1, 1)),
+    "ram": Method("ram", _same("epsilon"), {"epsilon": 1e-5}),
+    "ramplus_tl": Method(
+        "ramplus",
+        _same("epsilon", "r", "alpha"),
+        {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
+    ),
+    "nearswap": Method("nearswap", _same("t"), {"t": REQUIRED}, num_models=(1, 1)),
     "passthrough": Method("passthrough", _passthrough, {}, {"scale": 1.0}, base="unused", num_models=(1, 1)),
 }
 """Every method of mergekit that we have, by mergekit's name."""
