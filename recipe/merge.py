@@ -1,5 +1,6 @@
 """Merging fine-tuned models into one."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,12 +39,14 @@ class MergeJob(Job):
         self.base, self.models, self.extras = base, models, extras
         self.rqmt = {"cpu": 1, "mem": 4, "time": 1}  # mem in GB, time in hours
         self.out_model = self.output_path("model", directory=True)
+        self.out_verification = self.output_path("verification.json")
 
     def tasks(self) -> Iterator[Task]:
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
         from merging.streaming import merge_checkpoints  # heavy: only in the worker
+        from merging.verification import verify
 
         merge_checkpoints(
             method=self.method,
@@ -54,6 +57,8 @@ class MergeJob(Job):
             out=self.out_model,
             policy=self.policy,
         )
+        found = verify(self.out_model, base=self.base, out=self.out_verification)
+        sys.stdout.write(found.text() + "\n")
 
 
 def merge(

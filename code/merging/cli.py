@@ -110,6 +110,15 @@ def _report(*, rows: Sequence[Mapping[str, Any]], out: str, options: Mapping[str
     return (Path(out) / "table.md").read_text(encoding="utf-8") + f"\nwrote {out}"
 
 
+def _verify(*, model: str, base: str | None) -> str:
+    from merging.verification import check, verify
+
+    found = verify(model, base=base)
+    write(found.text())
+    check(found)
+    return "sound"
+
+
 def _metrics_line(task: str, values: Mapping[str, Any]) -> str:
     """E.g. "yelp: accuracy 91.2 [90.1, 92.3], 800 examples"."""
     shown = [
@@ -311,6 +320,20 @@ COMMANDS: tuple[Command, ...] = (
         "    --data data/yelp:test --max-tokens 384 --out predictions.jsonl",
     ),
     Command(
+        name="verify",
+        help="Check a merged model: finite weights, what moved, tokenizer, one forward pass.",
+        arguments=(
+            _model("model folder"),
+            Argument(
+                name="base",
+                help="compare with this model (default: the base that its merge.json names)",
+                metavar="FOLDER",
+            ),
+        ),
+        run=_verify,
+        epilog="example:\n  merging verify --model merged",
+    ),
+    Command(
         name="report",
         help="Make a table of evaluations: Markdown, LaTeX, CSV, and a plot.",
         arguments=(
@@ -359,7 +382,8 @@ def _main(words: list[str]) -> int:
         raise OptionError(f"merging: {unknown('command', name, [*commands, 'methods'])}")
     command = commands[name]
     values = parse(command, rest)
-    _check_free(values["out"])
+    if "out" in values:
+        _check_free(values["out"])
     write(command.run(**values))
     return 0
 
