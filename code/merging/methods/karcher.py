@@ -95,7 +95,7 @@ def merge(
     weights = per_task("karcher: weights", options.weights, models)
     total = sum(weights.values())
     weights = {task: weight / total for task, weight in weights.items()}
-    if parameter.shape not in ((), (1,)):
+    if math.prod(parameter.shape) != 1:
         mean = _mean(list(weights.values()), measure, parameter.name, options)
         weights = dict(zip(weights, mean.factors, strict=True))
         if report is not None:

@@ -14,6 +14,7 @@ Special cases, tested: one model returns itself; models of one norm keep it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -115,7 +116,7 @@ def _factors(weights: list[float], products: Gram, parameter: Parameter, options
     if size >= _NO_DIRECTION:
         scale = sum(weight * norm for weight, norm in zip(weights, lengths, strict=True)) / size
         return [scale * share for share in shares]
-    if len(weights) <= 2 or not any(lengths) or parameter.shape in ((), (1,)):
+    if len(weights) <= 2 or not any(lengths) or math.prod(parameter.shape) == 1:
         return weights
     raise OptionError(
         f"multislerp: the models' directions cancel in {parameter.name!r}, so there is no mean direction. "

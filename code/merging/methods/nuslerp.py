@@ -61,7 +61,7 @@ def measure(pieces: Pieces, options: Options) -> Tensor | None:
     """Take the cosine of the parameter, or those of its columns; None where each row has its own.
 
     Returns:
-        A scalar, or the shape of the parameter without its first axis; float64.
+        A scalar, or the shape of the parameter with 1 for its first axis; float64.
     """
     import torch
 
@@ -96,7 +96,7 @@ def merge(
     cosine = measure
     if cosine is None:
         square_one, square_two, inner = _products(one, two, axis=-1)
-        cosine = _cosine(square_one, square_two, inner).reshape(*one.shape[:-1], *[1] * min(one.dim(), 1))
+        cosine = _cosine(square_one, square_two, inner)
     is_linear = (1.0 - cosine * cosine).clamp(min=0.0).sqrt() < _SMALLEST_SINE
     first, second = spherical(_t(options, models), cosine, is_linear)
     merged = one * first.to(one) + two * second.to(two)
@@ -115,7 +115,10 @@ def _products(one: Tensor, two: Tensor, *, axis: int) -> Tensor:
     import torch
 
     return torch.stack(
-        [(x * y).sum(axis, dtype=torch.float64) for x, y in ((one, one), (two, two), (one, two))]
+        [
+            (x * y).sum(axis, keepdim=True, dtype=torch.float64)
+            for x, y in ((one, one), (two, two), (one, two))
+        ]
     )
 
 
