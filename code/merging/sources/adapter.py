@@ -64,6 +64,7 @@ class AdapterSource:
         self.paths = match_modules(self.adapter.modules, self._infos, owner=label)
         """The base's path of each module of the adapter."""
         self._changes: dict[str, _Change] = {}
+        self._swapped: dict[str, bool] = {}
         for module, path in self.paths.items():
             its = self.adapter.modules[module]
             if isinstance(its, LowRank):
@@ -80,6 +81,10 @@ class AdapterSource:
     def changed(self) -> tuple[str, ...]:
         """Tensors that differ from the base's (or that the base has not); sorted."""
         return tuple(sorted({*self._changes, *self._replaced}))
+
+    def is_swapped(self, module: str) -> bool:
+        """Whether a LoRA module's weight is stored as the transpose of its update: embeddings, Conv1D."""
+        return self._swapped[module]
 
     def read(self, name: str) -> Tensor:
         """One effective tensor."""
@@ -126,18 +131,19 @@ class AdapterSource:
         swapped = its.is_embedding or (
             stored != (rows, columns) if rows != columns else self.adapter.config.fan_in_fan_out
         )
+        self._swapped[module] = swapped
         if (stored[::-1] if swapped else stored) != (rows, columns):
             raise CheckpointError(
                 f"{self.label}: the update of {module!r} is {stored}, but {name!r} of the base is "
                 f"{info.shape}. Pass the base that the adapter was trained on."
             )
         self._mark_changed(name)
-        folder, scaling, block = self.adapter, its.scaling, max(1, _BLOCK_ELEMENTS // max(columns, 1))
+        folder, scaling = self.adapter, its.scaling
 
         def add_update(piece: Tensor, start: int) -> Tensor:
             a, b = folder.factors(module)
             left, right = (a.T, b.T) if swapped else (b, a)
-            return _add_product(piece, start, left, right, scaling=scaling, block=block)
+            return add_product(piece, start, left, right, scaling=scaling)
 
         self._changes[name] = add_update
         if its.bias is not None:
@@ -201,11 +207,21 @@ class AdapterSource:
         self._infos[name] = TensorInfo("F64" if info.dtype == "F64" else "F32", info.shape)
 
 
-def _add_product(
-    piece: Tensor, start: int, left: Tensor, right: Tensor, *, scaling: float, block: int
-) -> Tensor:
-    """Add elements of ``scaling * left @ right``, (rows, rank) times (rank, columns), to a vector."""
+def add_product(piece: Tensor, start: int, left: Tensor, right: Tensor, *, scaling: float) -> Tensor:
+    """Add elements of ``scaling * left @ right`` to a vector of elements of a matrix.
+
+    Args:
+        piece: elements of the matrix, counted row by row.
+        start: number of the first.
+        left: (rows, rank).
+        right: (rank, columns).
+        scaling: a factor.
+
+    Returns:
+        A new vector; an element is the same, bit for bit, in whichever piece it is asked for.
+    """
     columns = right.shape[1]
+    block = max(1, _BLOCK_ELEMENTS // columns)
     stop = start + piece.numel()
     result = piece.clone()
     row = start // columns // block * block
