@@ -1,14 +1,13 @@
 """What the methods share that make task vectors sparse and then combine them.
 
-    theta = theta_0 + lambda sum_t w_t r_t tau'_t             tau'_t: what is left of theta_t - theta_0
+    theta = theta_0 + lambda sum_t w_t tau'_t         tau'_t: what is left of theta_t - theta_0, rescaled
 
-or, with agreement on signs, what :mod:`merging.methods._signs` makes of the w_t r_t tau'_t. r_t rescales what
-is left.
+or, with agreement on signs, theta_0 + lambda times what :mod:`merging.methods._signs` makes of w_t tau'_t.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from merging.methods._seam import Parameter, Piece, Pieces
-    from merging.methods._weights import Watch
 
 _NO_SUM = 1e-8  # below, a sum of weights is not divided by
 _NO_NORM = 1e-7  # below, an L1 norm is not divided by: the quotient could overflow
@@ -46,11 +44,6 @@ class Combination:
         check_finite(f"{owner}: scaling_factor", self.scaling_factor)
         check_finite(f"{owner}: weights", self.weights)
 
-    def divisor(self, weights: Mapping[str, float]) -> float:
-        """By what a plain sum is divided."""
-        total = sum(weights.values())
-        return total if self.normalize and abs(total) >= _NO_SUM else 1.0
-
 
 def check_share(name: str, value: float | Mapping[str, float], *, zero: bool = False) -> None:
     """Refuse what is no share of the elements: 0..1, and 0 only where it makes sense."""
@@ -60,14 +53,21 @@ def check_share(name: str, value: float | Mapping[str, float], *, zero: bool = F
             raise OptionError(f"{name} must be {low}, got {number}. It is a fraction, not a percentage.")
 
 
-def l1_scales(pieces: Pieces, sparsify: Sparsify) -> dict[str, float]:
-    """L1 norm of each task vector divided by that of what is left of it; 1 where either is (nearly) 0."""
+def l1_scales(pieces: Pieces, sparsify: Sparsify, *, of_models: bool = False) -> dict[str, float]:
+    """L1 norm of each task vector divided by that of what is left of it; 1 where either is (nearly) 0.
+
+    Args:
+        pieces: of one parameter.
+        sparsify: see there.
+        of_models: take the models themselves in place of their differences to the base.
+    """
 
     def norms(piece: Piece) -> dict[str, tuple[float, float]]:
+        vectors = piece["models"].items() if of_models else task_vectors(piece)
         found = {}
-        for task, vector in task_vectors(piece):
+        for task, vector in vectors:
             before = float(vector.abs().sum())
-            found[task] = before, float(sparsify(task, vector, piece.parameter).abs_().sum())
+            found[task] = before, float(sparsify(task, vector.clone(), piece.parameter).abs_().sum())
         return found
 
     before: dict[str, float] = {}
@@ -89,52 +89,33 @@ def tasks_of(pieces: Pieces) -> list[str]:
     return []
 
 
-def weighted_vectors(
-    base: Tensor,
-    models: Mapping[str, Tensor],
-    weights: Mapping[str, float],
-    sparsify: Callable[[str, Tensor], Tensor],
-    scales: Mapping[str, float],
-) -> dict[str, Tensor]:
-    """w_t r_t tau'_t by task, sorted: new tensors. A task that ``scales`` does not name has r_t = 1."""
+def weighted_vectors(weights: Mapping[str, float], vector_of: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """w_t tau'_t by task, sorted; tau'_t, new tensors, are made by ``vector_of``."""
     vectors = {}
-    for task in sorted(models):
-        vector = sparsify(task, models[task] - base)
-        factor = weights[task] * scales.get(task, 1.0)
-        vectors[task] = vector if factor == 1.0 else vector.mul_(factor)
+    for task in sorted(weights):
+        vector = vector_of(task)
+        vectors[task] = vector if weights[task] == 1.0 else vector.mul_(weights[task])
     return vectors
 
 
 def add_up(
-    base: Tensor,
-    models: Mapping[str, Tensor],
-    options: Combination,
-    sparsify: Callable[[str, Tensor], Tensor],
-    scales: Mapping[str, float],
-    watch: Watch | None = None,
+    base: Tensor, tasks: Collection[str], options: Combination, vector_of: Callable[[str], Tensor]
 ) -> Tensor:
-    """theta_0 + lambda sum_t w_t r_t tau'_t, divided by the sum of the weights if the options say so."""
-    weights = per_task("weights", options.weights, models)
-    factor = options.scaling_factor / options.divisor(weights)
+    """theta_0 + lambda sum_t w_t tau'_t, divided by the sum of the weights if the options say so."""
+    weights = per_task("weights", options.weights, tasks)
+    total = sum(weights.values())
+    divisor = total if options.normalize and abs(total) >= _NO_SUM else 1.0
     merged = base.clone()
     for task, weight in weights.items():
-        alpha = factor * weight * scales.get(task, 1.0)
-        merged.add_(sparsify(task, models[task] - base), alpha=alpha)
-        if watch is not None:
-            watch(task, 0.0)  # of what is dropped
-            watch(task, alpha)
+        merged.add_(vector_of(task), alpha=options.scaling_factor * weight / divisor)
     return merged
 
 
 def agree(
-    base: Tensor,
-    models: Mapping[str, Tensor],
-    options: Combination,
-    sparsify: Callable[[str, Tensor], Tensor],
-    scales: Mapping[str, float],
+    base: Tensor, tasks: Collection[str], options: Combination, vector_of: Callable[[str], Tensor]
 ) -> Tensor:
-    """theta_0 + lambda times the sum, or the mean, of the task vectors that have the elected sign."""
-    weights = per_task("weights", options.weights, models)
-    vectors = weighted_vectors(base, models, weights, sparsify, scales)
+    """theta_0 + lambda times the sum, or the mean, of the w_t tau'_t that have the elected sign."""
+    weights = per_task("weights", options.weights, tasks)
+    vectors = weighted_vectors(weights, vector_of)
     merged = merge_agreeing(vectors, weights, "mean" if options.normalize else "sum")
     return merged.mul_(options.scaling_factor).add_(base)

@@ -106,7 +106,8 @@ def summarize(parameters: Pieces, options: Options) -> Summary | None:
 
     def balance(piece: Piece) -> int:
         weights = per_task("ties: weights", piece.options.weights, cuts)
-        vectors = weighted_vectors(piece["base"], piece["models"], weights, _trim(cuts, piece.parameter), {})
+        trim = _trim(piece["base"], piece["models"], cuts, {}, piece.parameter)
+        vectors = weighted_vectors(weights, trim)
         return int(vote(vectors.values(), piece.options.election).sign_().sum())
 
     majority = sum(parameters.map(balance)) if len(cuts) > 1 else 0
@@ -154,16 +155,27 @@ def merge(
     else:
         assert measure is not None, "the engine gives what this file's measure returns"
         cuts, scales, balanced = dict(measure.cuts), measure.scales, 1
-    vectors = weighted_vectors(base, models, weights, _trim(cuts, parameter), scales)
+    vectors = weighted_vectors(weights, _trim(base, models, cuts, scales, parameter))
     merged = merge_agreeing(
         vectors, weights, options.merge_function, election=options.election, balanced=balanced
     )
     return merged.mul_(options.scaling_factor).add_(base)
 
 
-def _trim(cuts: Mapping[str, Cut], parameter: Parameter) -> Callable[[str, Tensor], Tensor]:
-    """What zeroes the small elements of (a piece of) a task vector, in place."""
-    return lambda task, vector: cuts[task].keep_(vector, parameter.start)
+def _trim(
+    base: Tensor,
+    models: Mapping[str, Tensor],
+    cuts: Mapping[str, Cut],
+    scales: Mapping[str, float],
+    parameter: Parameter,
+) -> Callable[[str], Tensor]:
+    """What gives the trimmed and rescaled task vector (or a piece of it) of a task."""
+
+    def trimmed(task: str) -> Tensor:
+        vector = cuts[task].keep_(models[task] - base, parameter.start)
+        return vector.mul_(scales[task]) if scales else vector
+
+    return trimmed
 
 
 def _cuts(pieces: Pieces, options: Options) -> dict[str, Cut]:
