@@ -462,6 +462,8 @@ def _settings(opened: Adapters, whole: Mapping[str, Tensor]) -> dict[str, Any]:
     if whole:
         settings["modules_to_save"] = to_save or None
         settings["bias"] = biases.pop() if len(biases) == 1 else "all"
+    elif any(adapter.saved for adapter in opened.values()):
+        settings["task_type"] = None  # peft expects a head in adapters for classification
     return settings
 
 
