@@ -25,13 +25,13 @@ def has_matrix(shape: tuple[int, ...], *, parity: bool) -> bool:
 
 
 def to_matrix(tensor: Tensor, *, transposed: bool = False) -> Tensor:
-    """(outputs, everything else), in float64.
+    """(outputs, everything else); a view where possible.
 
     Args:
         tensor: two dimensions or more, (outputs, ...).
         transposed: it is stored as (inputs, outputs).
     """
-    return (tensor.T if transposed else tensor.flatten(1)).double()
+    return tensor.T if transposed else tensor.flatten(1)
 
 
 def from_matrix(matrix: Tensor, like: Tensor, *, transposed: bool = False) -> Tensor:
@@ -48,30 +48,33 @@ def mean(tensors: Iterable[Tensor]) -> Tensor:
     return total.div_(1 + len(others))
 
 
-def decompose(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def decompose(matrix: Tensor, *, first: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Singular value decomposition, without what is zero in single precision.
 
     Args:
-        matrix: (o, i), float64.
+        matrix: (o, i).
+        first: how many directions are wanted at most; by default all.
 
     Returns:
-        Left vectors (o, r), singular values (r,), descending, right vectors (r, i), where r is the rank.
+        Left vectors (o, r), singular values (r,), descending, right vectors (r, i), float64; r is the rank,
+        or ``first`` if that is smaller.
     """
     import torch
 
     if matrix.shape[0] > matrix.shape[1]:
-        left, values, right = decompose(matrix.mT)
+        left, values, right = decompose(matrix.mT, first=first)
         return right.mT, values, left.mT
+    matrix = matrix.double()
     squares, vectors = torch.linalg.eigh(matrix @ matrix.mT)
     values = squares.flip(0).clamp(min=0).sqrt()
     negligible = values[:1] * max(matrix.shape) * torch.finfo(torch.float32).eps
-    rank = int((values > negligible).sum())
+    rank = int((values[:first] > negligible).sum())
     left, values = vectors.flip(1)[:, :rank], values[:rank]
     return left, values, (left.mT @ matrix) / values[:, None]
 
 
 def polar(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal rows or columns: U V^T of U S V^T.
+    """The nearest matrix with orthonormal rows or columns: U V^T of U S V^T; float64.
 
     Directions in which the matrix is zero stay zero: which ones to put there would be a matter of chance.
     """

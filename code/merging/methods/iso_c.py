@@ -54,10 +54,10 @@ def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tenso
 
 
 def isotropic(vectors: Sequence[Tensor]) -> Tensor:
-    """mean(S) U V^T of the sum.
+    """mean(S) U V^T of the sum, float64.
 
     Args:
-        vectors: tau_t as matrices (o, i), float64.
+        vectors: tau_t as matrices (o, i).
     """
     total = _svd.mean(vectors).mul_(len(vectors))
     left, values, right = _svd.decompose(total)

@@ -75,10 +75,10 @@ def merge(base: Tensor, models: Mapping[str, Tensor], parameter: Parameter, opti
 
 
 def isotropic(vectors: Sequence[Tensor], common_space_fraction: float) -> Tensor:
-    """mean(S_1 .. S_T, S_c) U* V*^T.
+    """mean(S_1 .. S_T, S_c) U* V*^T, float64.
 
     Args:
-        vectors: tau_t as matrices (o, i), float64.
+        vectors: tau_t as matrices (o, i).
         common_space_fraction: f.
     """
     import torch
@@ -87,14 +87,11 @@ def isotropic(vectors: Sequence[Tensor], common_space_fraction: float) -> Tensor
     num_own = round((smaller - int(common_space_fraction * smaller)) / len(vectors))
     num_own = min(num_own, smaller // len(vectors))  # rounding up may ask for more than there are
     num_common = smaller - len(vectors) * num_own
-    common = _first(_svd.mean(vectors).mul_(len(vectors)), num_common)
-    own = [_first(vector - common[0] @ (common[0].mT @ vector), num_own) for vector in vectors]
+    common = _svd.decompose(_svd.mean(vectors).mul_(len(vectors)), first=num_common)
+    own = []
+    for vector in vectors:
+        exact = vector.double()
+        own.append(_svd.decompose(exact - common[0] @ (common[0].mT @ exact), first=num_own))
     left, values, right = zip(*own, common, strict=True)
     strength = torch.cat(values).sum() / smaller
     return (_svd.polar(torch.cat(left, 1)) @ _svd.polar(torch.cat(right, 0))).mul_(strength)
-
-
-def _first(matrix: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The first singular directions and values."""
-    left, values, right = _svd.decompose(matrix)
-    return left[:, :number], values[:number], right[:number]

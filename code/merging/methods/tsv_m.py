@@ -58,16 +58,14 @@ def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tenso
 
 
 def combine(vectors: Sequence[Tensor]) -> Tensor:
-    """The first singular directions of all tasks, made orthogonal to each other.
+    """The first singular directions of all tasks, made orthogonal to each other; float64.
 
     Args:
-        vectors: tau_t as matrices (o, i), float64.
+        vectors: tau_t as matrices (o, i).
     """
     import torch
 
     rank = min(vectors[0].shape) // len(vectors)
-    left, values, right = zip(*map(_svd.decompose, vectors), strict=True)
-    lefts = torch.cat([its[:, :rank] for its in left], 1)
-    rights = torch.cat([its[:rank] for its in right], 0)
-    strengths = torch.cat([its[:rank] for its in values])
-    return (_svd.polar(lefts) * strengths) @ _svd.polar(rights)
+    parts = [_svd.decompose(vector, first=rank) for vector in vectors]
+    left, values, right = zip(*parts, strict=True)
+    return (_svd.polar(torch.cat(left, 1)) * torch.cat(values)) @ _svd.polar(torch.cat(right, 0))

@@ -92,18 +92,18 @@ def descend(vectors: Sequence[Tensor], options: Options, dtype: torch.dtype) -> 
     What has been added to the start is kept apart from it: next to it, small steps would be rounded away.
 
     Args:
-        vectors: tau_t as matrices (o, i), float64.
+        vectors: tau_t as matrices (o, i).
         options: learning rate, steps.
         dtype: of the steps.
     """
     import torch
 
-    start = _svd.mean(vectors).mul_(len(vectors))
+    start = _svd.mean(vectors).mul_(len(vectors)).double()
     seen = start.new_zeros(start.shape[1], start.shape[1])
     pull = torch.zeros_like(
         start
     )  # start A - B, which is the sum of (start - tau_t) tau_t^T tau_t / |tau_t|^2
-    for vector in vectors:
+    for vector in (its.double() for its in vectors):
         norm = vector.norm()
         if norm > 0:
             inputs = vector / norm

@@ -38,6 +38,16 @@ def test_directions_of_chance_are_left_out() -> None:
     assert [its.shape for its in _svd.decompose(torch.zeros(3, 4).double())] == [(3, 0), (0,), (0, 4)]
 
 
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_first_directions(shape: tuple[int, int]) -> None:
+    matrix = random(*shape)
+    left, values, right = _svd.decompose(matrix)
+    for found, expected in zip(
+        _svd.decompose(matrix, first=2), (left[:, :2], values[:2], right[:2]), strict=True
+    ):
+        assert_close(found, expected)
+
+
 def test_polar_factor_is_the_nearest_orthogonal_matrix() -> None:
     matrix = random(5, 3)
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
