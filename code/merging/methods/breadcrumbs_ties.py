@@ -1,0 +1,63 @@
+"""Model Breadcrumbs with agreement on signs (arXiv:2312.06795; arXiv:2306.01708 for the signs).
+
+    tau'_t = mask_t * (theta_t - theta_0)
+    s      = sign(sum_t w_t tau'_t)                        positive where the sum is 0
+    theta  = theta_0 + lambda sum_t [sign(w_t tau'_t) = s] w_t tau'_t
+
+With n elements in a parameter, the int(gamma n) of largest magnitude are masked out (outliers), the next
+int(density n) are kept, and the rest is masked out; of equal magnitudes, earlier elements count as larger.
+Numbers are those of one parameter.
+With ``normalize`` the sum is divided by the weights of the tasks that agree.
+
+Special cases, tested: density 1 is TIES without trimming; gamma 0 is TIES (flavour "per_tensor").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merging.methods._breadcrumbs import CrumbOptions, Measure, crumbs, measure_crumbs
+from merging.methods._sparsify import agree
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from merging.methods._seam import Granularity, Parameter, Pieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CrumbOptions):
+    """What ``merge`` can be told."""
+
+    def __post_init__(self) -> None:
+        self.check("breadcrumbs_ties")
+
+
+def granularity(options: Options) -> Granularity:
+    """Thresholds are taken before; then elements stand alone."""
+    return "elements"
+
+
+def measure(pieces: Pieces, options: Options) -> Measure:
+    """Thresholds, and norms where they are asked for, of one parameter."""
+    return measure_crumbs(pieces, options)
+
+
+def merge(
+    base: Tensor, models: Mapping[str, Tensor], options: Options, measure: Measure, parameter: Parameter
+) -> Tensor:
+    """Merge one parameter, or a piece of it.
+
+    Args:
+        base: theta_0.
+        models: theta_t by task, of the same shape.
+        options: weights.
+        measure: of this parameter.
+        parameter: where the piece begins.
+
+    Returns:
+        The merged parameter. Inputs are not modified.
+    """
+    return agree(base, models, options, crumbs(base, models, measure, parameter))
