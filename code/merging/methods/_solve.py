@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 
 RIDGES = (0.0, 1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 """Tried one after another, in units of the mean of the diagonal."""
+AMPLIFIED = 100
+"""By how much a solution may amplify the rounding of the stored numbers, about."""
 STALLED = 3
 """So many steps in a row that change nothing but the last bit end a run."""
 
 
 def cholesky_solve(matrix: Tensor, right: Tensor, *, precision: float) -> tuple[Tensor, float]:
-    """Solve ``(M + rho I) x = right`` with the smallest ridge rho of ``RIDGES`` that makes M regular.
+    """Solve ``(M + rho I) x = right`` with the smallest ridge rho of ``RIDGES`` that makes M regular enough.
 
-    M counts as regular if no unknown is, up to ``precision``, a combination of the ones before it: below that
-    its pivots are noise of the stored numbers. Unknowns whose row and column are 0 are taken out: x is 0.
+    It is unless some unknown nearly is a combination of the ones before it, so nearly that what is left of it
+    drowns in the rounding of the numbers that M was made of. Unknowns whose row and column are 0 are taken
+    out: x is 0.
 
     Args:
         matrix: M, (n, n), float64; is overwritten.
@@ -31,7 +34,7 @@ def cholesky_solve(matrix: Tensor, right: Tensor, *, precision: float) -> tuple[
         precision: relative rounding error of the numbers that M was made of.
 
     Returns:
-        x, and the ridge in units of the mean of the diagonal.
+        x, and rho in units of the mean of the diagonal.
 
     Raises:
         CheckpointError: M has a negative eigenvalue far beyond rounding.
@@ -46,7 +49,7 @@ def cholesky_solve(matrix: Tensor, right: Tensor, *, precision: float) -> tuple[
     for ridge in RIDGES:
         diagonal.copy_(size + ridge * mean)
         factor, failed = torch.linalg.cholesky_ex(matrix)
-        if not failed and bool((factor.diagonal().square() > precision * size).all()):
+        if not failed and bool((factor.diagonal().square() > AMPLIFIED * precision * size).all()):
             return torch.cholesky_solve(right, factor), ridge
     raise CheckpointError(
         "a sum of curvatures is not positive semi-definite: Cholesky's method fails even with its mean "

@@ -8,8 +8,8 @@ weighted average. Solved for the difference to that average, in float64, per par
 
     X = Xbar + (sum_t c_t A_t + rho I)^-1 sum_t c_t A_t (X_t - Xbar)
 
-The ridge rho is 0 unless the sum is singular (fewer positions than inputs); then, as for inputs that are
-always 0, what the data leave open is as in the average.
+The ridge rho is 0 unless the sum is singular (fewer positions than inputs, and ``off_diagonal_scaling`` = 1);
+then, as for inputs that are always 0, what the data leave open is as in the average.
 
 Special cases, tested: equal A_t give the weighted average; diagonal A_t are Fisher-weighted averaging with
 the curvature of each column; models whose inputs have nothing in common are all reproduced on their own.
