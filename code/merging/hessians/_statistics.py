@@ -11,8 +11,9 @@ from torch import Tensor
 from merging import models
 from merging.errors import CheckpointError
 from merging.hessians._factors import FactorSums
+from merging.hessians._mask_nodes import MaskSquares
 from merging.hessians._per_example import Batch, Cotangents, Scores, SquaredGradients
-from merging.hessians.artifact import INPUTS, OUTPUTS, Statistic
+from merging.hessians.artifact import HEADS, INPUTS, NEURONS, OUTPUTS, Statistic
 from merging.hessians.options import HessianOptions
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def _sums(
             return _Diagonal(network, scores)
         case "gram" | "kfac":
             return _Factors(network, scores, options, outputs=statistic == "kfac")
+        case "mask_nodes":
+            return _MaskNodes(network, scores)
     raise NotImplementedError(statistic)
 
 
@@ -168,6 +171,34 @@ class _Factors(Sums):
                 )
             ),
         }
+
+
+class _MaskNodes(Sums):
+    """Fishers of masks on heads and neurons."""
+
+    stored: Mapping[str, tuple[int, ...]] = {}
+
+    def __init__(self, network: transformers.PreTrainedModel, scores: Scores) -> None:
+        self._squares = MaskSquares(network, scores, num_heads=network.config.num_attention_heads)
+
+    @property
+    def num_examples(self) -> int:
+        return self._squares.num_examples
+
+    def add(self, batch: Batch, cotangents: Cotangents) -> None:
+        self._squares.add(batch, cotangents)
+
+    def num_bytes(self) -> int:
+        return 4 * (self._squares.heads.numel() + self._squares.neurons.numel())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            HEADS: self._squares.heads / self.num_examples,
+            NEURONS: self._squares.neurons / self.num_examples,
+        }
+
+    def record(self) -> dict[str, Any]:
+        return {}
 
 
 def _stored_names(network: transformers.PreTrainedModel) -> dict[str, str]:

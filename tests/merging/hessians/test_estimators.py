@@ -163,6 +163,7 @@ def test_the_folder_is_the_registry() -> None:
         "gram",
         "kfac_empirical",
         "kfac_mc",
+        "mask_nodes",
     )
     assert hessians.load("kfac_mc").STATISTIC == "kfac"
     with pytest.raises(UnknownNameError, match=r"'fisher_mcc'\. Did you mean 'fisher_mc'"):
