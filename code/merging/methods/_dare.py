@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 from merging.methods._random import bernoulli
-from merging.methods._sparsify import Combination, check_share, l1_scales, tasks_of
+from merging.methods._sparsify import Combination, check_share, l1_scales, tasks_of, value_of
 from merging.methods._tasks import per_task
 from merging.methods._thresholds import Cut, largest, num_elements
 from merging.options import check_seed
@@ -81,16 +81,15 @@ def dropped_vectors(
     parameter: Parameter,
 ) -> Callable[[str], Tensor]:
     """What gives the task vector (or a piece of it) of a task after dropping and rescaling."""
-    densities = per_task("density", options.density, models)
 
     def vector_of(task: str) -> Tensor:
-        from_model = options.drop_from == "model"
+        density, from_model = value_of(options.density, task), options.drop_from == "model"
         vector = models[task].clone() if from_model else models[task] - base
         _drop(task, vector, options, measure.cuts, parameter)
         if options.rescale == "l1":
             vector.mul_(measure.scales[task])
-        elif options.rescale == "inverse_keep" and 0 < densities[task] < 1:
-            vector.div_(densities[task])
+        elif options.rescale == "inverse_keep" and 0 < density < 1:
+            vector.div_(density)
         return vector.sub_(base) if from_model else vector
 
     return vector_of
@@ -102,7 +101,7 @@ def _drop(
     """Zero what is dropped, in place."""
     if cuts:
         return cuts[task].keep_(vector, parameter.start)
-    density = options.density[task] if isinstance(options.density, Mapping) else options.density
+    density = value_of(options.density, task)
     if density == 1:
         return vector
     return vector.mul_(bernoulli(density, vector, seed=options.seed, task=task, parameter=parameter))

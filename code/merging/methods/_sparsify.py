@@ -53,6 +53,11 @@ def check_share(name: str, value: float | Mapping[str, float], *, zero: bool = F
             raise OptionError(f"{name} must be {low}, got {number}. It is a fraction, not a percentage.")
 
 
+def value_of(option: float | Mapping[str, float], task: str) -> float:
+    """The value of an option for one task."""
+    return option[task] if isinstance(option, Mapping) else option
+
+
 def l1_scales(pieces: Pieces, sparsify: Sparsify, *, of_models: bool = False) -> dict[str, float]:
     """L1 norm of each task vector divided by that of what is left of it; 1 where either is (nearly) 0.
 

@@ -5,7 +5,6 @@ from decimal import Decimal
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from merging.methods import _dare
 from merging.streaming import merge_tensors
 from torch import Tensor
@@ -27,11 +26,12 @@ def mergelm(case: Any) -> dict[str, dict[str, Tensor]]:
     }
     excluded = [name for name in case.groups["in/theta0"] if matches(name, params["exclude"])]
     kept = {
-        task: {name: 1 - mask for name, mask in its.items()} for task, its in masks(case, "drop_mask").items()
+        task: {name: 1 - mask for name, mask in masks.items()}
+        for task, masks in case.numbered("drop_mask").items()
     }
 
     def merged(scaling: float, some: Any) -> dict[str, Tensor]:
-        with recorded(_dare, kept):
+        with recorded(kept):
             return merge_tensors(
                 method="dare_linear",
                 options={**options, "scaling_factor": scaling},
@@ -48,49 +48,32 @@ def mergelm(case: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def mergekit(case: Any) -> dict[str, dict[str, Tensor]]:
-    with recorded(_dare, masks(case, "mask")):
+    params = case.params
+    models = case.numbered("theta")
+    with recorded(case.numbered("mask")):
         merged = merge_tensors(
-            method=case.params["method"],
-            options=mergekit_options(case) | {"density": float(case.params["density"])},
+            method=params["method"],
+            options={
+                "density": float(params["density"]),
+                "scaling_factor": float(params["lambda_"]),
+                "weights": dict(zip(sorted(models, key=int), map(float, params["weights"]), strict=True)),
+                "normalize": params["normalize"],
+                "rescale": "l1" if params["rescale"] else "none",
+            },
             base=case.groups["in/theta0"],
-            models=case.numbered("theta"),
+            models=models,
             extras={},
         )
     return {"theta": merged}
 
 
-def mergekit_options(case: Any) -> dict[str, Any]:
-    """What all methods of that engine have in common."""
-    params = case.params
-    models = case.numbered("theta")
-    return {
-        "scaling_factor": float(params["lambda_"]),
-        "weights": dict(zip(sorted(models, key=int), map(float, params["weights"]), strict=True)),
-        "normalize": params["normalize"],
-        "rescale": "l1" if params["rescale"] else "none",
-    }
+def recorded(kept: dict[str, dict[str, Tensor]]) -> Any:
+    """Give DARE recorded masks, 1 = keep, where it would draw."""
 
+    def bernoulli(keep: float, like: Tensor, *, seed: int, task: str, parameter: Any) -> Tensor:
+        return kept[task][parameter.name].reshape(like.shape).to(like.dtype)
 
-def masks(case: Any, group: str) -> dict[str, dict[str, Tensor]]:
-    """1 = kept (or dropped), by task and name."""
-    prefix = f"in/{group}"
-    return {
-        key.removeprefix(prefix): tensors
-        for key, tensors in case.groups.items()
-        if re.fullmatch(rf"{prefix}\d+", key)
-    }
-
-
-def recorded(module: Any, kept: dict[str, dict[str, Tensor]], probabilities: Any = None) -> Any:
-    """Give a module recorded masks where it would draw; checks recorded probabilities, if any."""
-
-    def bernoulli(keep: Any, like: Tensor, *, seed: int, task: str, parameter: Any) -> Tensor:
-        if probabilities is not None:
-            expected = probabilities[task][parameter.name].reshape(like.shape)
-            torch.testing.assert_close(keep, expected.to(like.dtype))
-        return kept[task][parameter.name].reshape(like.shape).to(like)
-
-    return patch.object(module, "bernoulli", bernoulli)
+    return patch.object(_dare, "bernoulli", bernoulli)
 
 
 def matches(name: str, patterns: list[str]) -> bool:

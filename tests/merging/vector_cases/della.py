@@ -1,0 +1,40 @@
+"""DELLA of arcee-ai/mergekit, with the masks that were drawn there."""
+
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from merging.methods import _della
+from merging.streaming import merge_tensors
+from torch import Tensor
+
+PREFIXES = ("mk_della",)
+
+
+def run(case: Any) -> dict[str, dict[str, Tensor]]:
+    params = case.params
+    models = case.numbered("theta")
+    masks, probabilities = case.numbered("mask"), case.numbered("keep_prob")
+
+    def bernoulli(keep: Tensor, like: Tensor, *, seed: int, task: str, parameter: Any) -> Tensor:
+        """The recorded mask, where ours would be drawn; the probabilities have to agree, too."""
+        recorded = probabilities[task][parameter.name].reshape(like.shape)
+        torch.testing.assert_close(keep, recorded.to(like.dtype))
+        return masks[task][parameter.name].reshape(like.shape).to(like.dtype)
+
+    with patch.object(_della, "bernoulli", bernoulli):
+        merged = merge_tensors(
+            method=params["method"],
+            options={
+                "density": float(params["density"]),
+                "epsilon": float(params["epsilon"]),
+                "scaling_factor": float(params["lambda_"]),
+                "weights": dict(zip(sorted(models, key=int), map(float, params["weights"]), strict=True)),
+                "normalize": params["normalize"],
+                "rescale": "l1" if params["rescale"] else "none",
+            },
+            base=case.groups["in/theta0"],
+            models=models,
+            extras={},
+        )
+    return {"theta": merged}
