@@ -31,9 +31,10 @@ def digits(source: str) -> Splits:
     )
 
 
-def py() -> None:
-    experiment = Experiment(
-        name="quickstart",
+def experiment(name: str) -> Experiment:
+    """The base, the tasks and how they are trained; other configs merge the same models."""
+    return Experiment(
+        name=name,
         task_type="image_classification",
         start={"architecture": VIT},
         base=digits("digits"),
@@ -43,8 +44,12 @@ def py() -> None:
         hessian={"batch_size": 64},
         evaluation={"batch_size": 128},
     )
-    rows = experiment.references(SEED)
-    rows += [experiment.merged(method, {}, SEED) for method in ("average", "fisher")]
+
+
+def py() -> None:
+    quickstart = experiment("quickstart")
+    rows = quickstart.references(SEED)
+    rows += [quickstart.merged(method, {}, SEED) for method in ("average", "fisher")]
     for method in ("task_arithmetic", "gradient_matching"):
-        rows += [experiment.merged(method, {"scaling_factor": alpha}, SEED) for alpha in SCALING_FACTORS]
-    experiment.report(rows, "quickstart", {"title": "Digits: five domain shifts merged into one ViT"})
+        rows += [quickstart.merged(method, {"scaling_factor": alpha}, SEED) for alpha in SCALING_FACTORS]
+    quickstart.report(rows, "quickstart", {"title": "Digits: five domain shifts merged into one ViT"})

@@ -19,18 +19,7 @@ class EvaluateJob(Job):
     def __init__(
         self, *, task_type: str, model: tk.Path, data: Mapping[str, Any], options: Mapping[str, Any]
     ):
-        from merging import tasks
-        from merging.data.splits import check_dataset
-        from merging.errors import OptionError
-        from merging.evaluation.options import EvaluationOptions
-        from merging.options import parse
-
-        tasks.load(task_type)
-        if not data:
-            raise OptionError("EvaluateJob: data names no task. Give at least one test set.")
-        for dataset in data.values():
-            check_dataset(dataset)
-        parse(EvaluationOptions, options, owner="EvaluateJob")
+        check_evaluation(task_type, data, options)
         self.task_type, self.model, self.data, self.options = task_type, model, data, options
         self.rqmt = {"cpu": 1, "mem": 4, "time": 2}  # mem in GB, time in hours
         self.out_evaluation = self.output_path("evaluation", directory=True)
@@ -55,3 +44,19 @@ class EvaluateJob(Job):
             options=self.options,
             out=self.out_evaluation,
         )
+
+
+def check_evaluation(task_type: str, data: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse what an evaluation would refuse, as far as no data are needed."""
+    from merging import tasks
+    from merging.data.splits import check_dataset
+    from merging.errors import OptionError
+    from merging.evaluation.options import EvaluationOptions
+    from merging.options import parse
+
+    tasks.load(task_type)
+    if not data:
+        raise OptionError("evaluation: data names no task. Give at least one test set.")
+    for dataset in data.values():
+        check_dataset(dataset)
+    parse(EvaluationOptions, options, owner="evaluation")

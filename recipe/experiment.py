@@ -10,8 +10,9 @@ from sisyphus import Job, tk
 from recipe.data import Dataset
 from recipe.evaluate import EvaluateJob
 from recipe.hessian import HessianJob
-from recipe.merge import merge
+from recipe.merge import MergeJob, merge_arguments
 from recipe.report import ReportJob
+from recipe.sweep import EvaluateMergeJob
 from recipe.train import TrainJob
 
 Row = dict[str, Any]
@@ -98,6 +99,13 @@ class Experiment:
         self, method: str, options: Mapping[str, Any], seed: int, *, estimator: str, alias: str
     ) -> tk.Path:
         """All task models merged into one."""
+        job = MergeJob(**self.merge_arguments(method, options, seed, estimator=estimator))
+        return self._finish(job, "merge", f"merge/{alias}_seed{seed}").out_model
+
+    def merge_arguments(
+        self, method: str, options: Mapping[str, Any], seed: int, *, estimator: str = "fisher_mc"
+    ) -> dict[str, Any]:
+        """Arguments of a merge of all task models; Hessians are estimated where the method asks for them."""
         from merging.methods import inputs as needed_by
 
         inputs = {
@@ -108,7 +116,7 @@ class Experiment:
             inputs["hessians"] = {task: self.hessian_of(task, seed, estimator) for task in self.tasks}
         if "base_hessian" in needed_by(method):
             inputs["base_hessian"] = self.hessian_of(None, seed, estimator)
-        return self._finish(merge(method, options, **inputs), "merge", f"merge/{alias}_seed{seed}").out_model
+        return merge_arguments(method, options, **inputs)
 
     def references(self, seed: int) -> list[Row]:
         """Rows of what merging is compared with: the base, each task's own model, and the multitask model."""
@@ -128,6 +136,7 @@ class Experiment:
         *,
         estimator: str = "fisher_mc",
         label: str | None = None,
+        keep_model: bool = True,
     ) -> Row:
         """Row of one merged model.
 
@@ -137,9 +146,18 @@ class Experiment:
             seed: repetition.
             estimator: name of a file in ``merging/hessians``, for methods that use Hessians.
             label: first column of the table; None: the method's name.
+            keep_model: write the merged model; without it, only its metrics are kept.
         """
         label = label or method.replace("_", " ")
         factor = options.get("scaling_factor")
+        if not keep_model:
+            arguments = self.merge_arguments(method, options, seed, estimator=estimator)
+            job = EvaluateMergeJob(
+                merge=arguments, task_type=self.task_type, data=self._tests(), options=self.evaluation
+            )
+            self._request(job, "evaluate")
+            row = {"label": label, "kind": "merged", "seed": seed, "evaluation": job.out_evaluation}
+            return {**row, "scaling_factor": factor}
         alias = re.sub(r"[^\w.-]+", "_", label, flags=re.ASCII) + ("" if factor is None else f"_{factor}")
         model = self.merged_model(method, options, seed, estimator=estimator, alias=alias)
         return {**self._row(label, "merged", model, seed), "scaling_factor": factor}
@@ -164,9 +182,7 @@ class Experiment:
 
     def _row(self, label: str, kind: str, model: tk.Path, seed: int, task: str | None = None) -> Row:
         """One evaluation, on all test sets or on that of one task."""
-        tests = {name: splits.test for name, splits in self.tasks.items()}
-        if self.base_task is not None:
-            tests[self.base_task] = self.base.test
+        tests = self._tests()
         job = EvaluateJob(
             task_type=self.task_type,
             model=model,
@@ -175,6 +191,11 @@ class Experiment:
         )
         self._request(job, "evaluate")
         return {"label": label, "kind": kind, "seed": seed, "evaluation": job.out_evaluation}
+
+    def _tests(self) -> dict[str, Any]:
+        """Test sets by task."""
+        tests = {name: splits.test for name, splits in self.tasks.items()}
+        return tests if self.base_task is None else {**tests, self.base_task: self.base.test}
 
     def _finish(self, job: AnyJob, step: str, alias: str) -> AnyJob:
         """Give a job its resources and its alias."""

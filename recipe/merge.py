@@ -29,12 +29,7 @@ class MergeJob(Job):
         extras: Mapping[str, Any],
         policy: Mapping[str, Any] | None = None,
     ):
-        from merging.methods import check_call  # a misspelt option fails here, not hours later
-        from merging.options import parse
-        from merging.policy import Policy
-
-        check_call(method, options, extras, tasks=models.keys(), has_base=base is not None)
-        parse(Policy, policy or {}, owner="policy")
+        check_merge(method=method, options=options, base=base, models=models, extras=extras, policy=policy)
         self.method, self.options, self.policy = method, options, policy
         self.base, self.models, self.extras = base, models, extras
         self.rqmt = {"cpu": 1, "mem": 4, "time": 1}  # mem in GB, time in hours
@@ -61,15 +56,34 @@ class MergeJob(Job):
         sys.stdout.write(found.text() + "\n")
 
 
-def merge(
+def check_merge(
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    base: tk.Path | None,
+    models: Mapping[str, tk.Path],
+    extras: Mapping[str, Any],
+    policy: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse what a merge would refuse, as far as no tensor is needed: a misspelt option fails here, not
+    hours later."""
+    from merging.methods import check_call
+    from merging.options import parse
+    from merging.policy import Policy
+
+    check_call(method, options, extras, tasks=models.keys(), has_base=base is not None)
+    parse(Policy, policy or {}, owner="policy")
+
+
+def merge_arguments(
     method: str,
     options: Mapping[str, Any],
     *,
     base: tk.Path,
     models: Mapping[str, tk.Path],
     **available: Any,
-) -> MergeJob:
-    """Make a :class:`MergeJob` that gets only what its method asks for.
+) -> dict[str, Any]:
+    """Arguments of a :class:`MergeJob` that gets only what its method asks for.
 
     Args:
         method: name of the method file.
@@ -81,10 +95,22 @@ def merge(
     from merging.methods import inputs
 
     needed = inputs(method)
-    return MergeJob(
-        method=method,
-        options=options,
-        base=base if "base" in needed else None,
-        models=models,
-        extras={key: value for key, value in available.items() if key in needed},
-    )
+    return {
+        "method": method,
+        "options": options,
+        "base": base if "base" in needed else None,
+        "models": models,
+        "extras": {key: value for key, value in available.items() if key in needed},
+    }
+
+
+def merge(
+    method: str,
+    options: Mapping[str, Any],
+    *,
+    base: tk.Path,
+    models: Mapping[str, tk.Path],
+    **available: Any,
+) -> MergeJob:
+    """Make a :class:`MergeJob`; arguments as for :func:`merge_arguments`."""
+    return MergeJob(**merge_arguments(method, options, base=base, models=models, **available))

@@ -63,8 +63,8 @@ def folder_of(model: str | os.PathLike[str], task: str) -> str:
 
 
 def with_head(body: Mapping[str, Tensor], folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a model, with the head that lies in ``folder`` in place of its own."""
+    """All tensors of a model, with the head of the model in ``folder`` in place of its own."""
     head = open_checkpoint(folder, label="head")
     return {name: tensor for name, tensor in body.items() if not is_head(name)} | {
-        name: head.read(name) for name in head.tensors
+        name: head.read(name) for name in head.tensors if is_head(name)
     }

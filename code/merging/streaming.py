@@ -249,8 +249,10 @@ class OpenMerge:
         self.plan = plan
         self._inputs = inputs
         self._sources = sources
-        self._files_from = files_from
-        self._heads_from = heads_from
+        self.files_from = files_from
+        """Folder whose config and tokenizer the output gets."""
+        self.heads_from = heads_from
+        """Folders whose heads are kept beside the merged body, by task; None: none are."""
         self._transposed = transposed
         self._output = parse(OutputOptions, output or {}, owner="output")
         self._compute = parse(ComputeOptions, compute or {}, owner="compute")
@@ -296,10 +298,10 @@ class OpenMerge:
         check_disk_space(Path(out), sum(info.num_bytes for info in self.infos.values()))
         with published_folder(out) as folder:
             write_checkpoint(folder, self.infos, self.run, max_shard_bytes=self._output.max_shard_bytes)
-            if self._files_from is not None:
-                _copy_files(self._files_from, folder)
-            if self._heads_from is not None:
-                write_heads(folder, self.call.models(self._inputs), self._heads_from)
+            if self.files_from is not None:
+                _copy_files(self.files_from, folder)
+            if self.heads_from is not None:
+                write_heads(folder, self.call.models(self._inputs), self.heads_from)
             (folder / RECORD_NAME).write_text(json.dumps(self.record(), indent=2) + "\n")
             if finish is not None:
                 finish(folder)

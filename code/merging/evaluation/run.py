@@ -67,8 +67,18 @@ class Evaluator:
         model: str | os.PathLike[str],
         data: Mapping[str, Any],
         options: Mapping[str, Any],
+        heads_from: Mapping[str, str | os.PathLike[str]] | None = None,
     ) -> None:
-        """Read and check everything; arguments as for :func:`evaluate`."""
+        """Read and check everything; arguments as for :func:`evaluate`.
+
+        Args:
+            task_type: a file in ``tasks/``.
+            model: model folder; its config and processor are used for weights in memory, too.
+            data: test set of each task.
+            options: fields of :class:`merging.evaluation.options.EvaluationOptions`.
+            heads_from: model folder by task whose head it is evaluated with; by default those that ``model``
+                keeps.
+        """
         self._options = parse(EvaluationOptions, options, owner="evaluation")
         self._task = tasks.load(task_type)
         if not data:
@@ -80,10 +90,11 @@ class Evaluator:
                 )
         self._data = dict(sorted(data.items()))
         self._folder = models.locate(model)
+        self._heads = {task: os.fspath(folder) for task, folder in (heads_from or {}).items()}
         self._processor = self._task.load_processor(model=self._folder)
         self._rows = {}
         for name, dataset in self._data.items():
-            labels = models.stored_label_names(heads.folder_of(self._folder, name))
+            labels = models.stored_label_names(self._head_of(name))
             _check_labels(name, self._task.label_names(splits.load(dataset)), labels, self._folder)
             self._rows[name] = encoded.load(
                 dataset,
@@ -114,7 +125,7 @@ class Evaluator:
         if predictions is not None:
             predictions.mkdir()
         for name, rows in self._rows.items():
-            folder = heads.folder_of(self._folder, name)
+            folder = self._head_of(name)
             if folder not in networks:
                 networks = {folder: self._load(folder, tensors)}  # one at a time in memory
             network = networks[folder]
@@ -132,6 +143,10 @@ class Evaluator:
         if metrics_file is not None:
             metrics_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         return results
+
+    def _head_of(self, task: str) -> str:
+        """The folder whose config and head a task is evaluated with."""
+        return self._heads.get(task) or heads.folder_of(self._folder, task)
 
     def _load(self, folder: str, tensors: Mapping[str, Tensor] | None) -> Any:
         """The network with the head that lies in ``folder``."""

@@ -1,0 +1,1 @@
+"""Many merges, little disk: merge in memory, evaluate, keep the metrics; search for coefficients."""
