@@ -18,23 +18,31 @@ def check_epsilon(owner: str, epsilon: float) -> None:
 
 def changes(base: Tensor, models: Mapping[str, Tensor], epsilon: float) -> tuple[list[Tensor], Tensor]:
     """Differences to the base, 0 where not larger than ``epsilon``, sorted by task; and how many are left."""
+    import torch
+
     deltas = []
-    count = None
+    count = torch.zeros_like(base)
     for task in sorted(models):
         delta = models[task] - base
-        is_changed = delta.abs() > epsilon
-        delta.mul_(is_changed)
+        torch.hardshrink(delta, epsilon, out=delta)
         deltas.append(delta)
-        count = is_changed.to(delta.dtype) if count is None else count.add_(is_changed)
-    assert count is not None
+        count.add_(delta.sign().abs_())
     return deltas, count
 
 
-def merge_changes(base: Tensor, deltas: Sequence[Tensor], count: Tensor, factors: Sequence[float]) -> Tensor:
-    """theta_0 plus unique changes times their task's factor, plus the mean of shared ones."""
-    shared = count.clamp(min=1.0).reciprocal_()
-    unique = count == 1
-    total = base.clone()
-    for delta, factor in zip(deltas, factors, strict=True):
-        total.addcmul_(delta, shared if factor == 1 else shared.masked_fill(unique, factor))
-    return total
+def merge_changes(
+    base: Tensor, deltas: Sequence[Tensor], count: Tensor, factors: Sequence[float] | None = None
+) -> Tensor:
+    """theta_0 plus the mean of shared changes, plus unique ones times their task's factor, 1 by default."""
+    import torch
+
+    total = torch.zeros_like(base)
+    for delta in deltas:
+        total.add_(delta)
+    total.div_(count.clamp(min=1.0))
+    if factors is not None:
+        alone = torch.zeros_like(base)
+        for delta, factor in zip(deltas, factors, strict=True):
+            alone.add_(delta, alpha=factor)
+        total = torch.where(count == 1, alone, total)
+    return total.add_(base)

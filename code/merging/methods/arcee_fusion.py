@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from merging.methods._quantiles import quantiles
 from merging.methods._seam import Granularity, Parameter, Piece, Pieces
 from merging.methods._tasks import check_finite
 
@@ -58,17 +59,12 @@ def measure(pieces: Pieces, options: Options) -> Salience:
     """Take all KLs, and the threshold of the importance; keeps one number for each element meanwhile."""
     import torch
 
-    found = pieces.map(_importance)
-    importance = torch.cat([values for values, _ in found])
-    last = len(importance) - 1
-    if last < 0:
-        return Salience(threshold=0.0, divergences=torch.cat([values for _, values in found]))
-    lower, median, upper = (
-        float(importance.kthvalue(int(quantile * last) + 1).values) for quantile in (0.25, 0.5, 0.75)
-    )
+    found = pieces.map(_importance_and_divergences)
+    importance = {start: numbers for start, numbers, _ in found}
+    lower, median, upper = quantiles(pieces, importance, (0.25, 0.5, 0.75))
     return Salience(
         threshold=median + options.spread * (upper - lower),
-        divergences=torch.cat([values for _, values in found]),
+        divergences=torch.cat([divergences for *_, divergences in found]),
     )
 
 
@@ -96,30 +92,35 @@ def merge(
     (model,) = models.values()
     if report is not None:
         report("threshold", measure.threshold)
+    length = base.shape[-1] if base.dim() else 1
     if not base.numel():
         return base.clone()
-    length = base.shape[-1] if base.dim() else 1
     first = parameter.start // length
     divergences = measure.divergences[first : first + base.numel() // length]
-    rows = (model - base).abs_().reshape(-1, length)
-    is_salient = rows.mul_(divergences.unsqueeze(-1)) >= measure.threshold
+    is_salient = _importance(base, model, divergences) >= measure.threshold
     return model.where(is_salient.reshape(base.shape), base)
 
 
-def _importance(piece: Piece) -> tuple[Tensor, Tensor]:
-    """Importance of all elements of a piece as a vector, and the KLs.
+def _importance(base: Tensor, model: Tensor, divergences: Tensor) -> Tensor:
+    """Importance of all elements of some rows."""
+    return (model - base).abs_().reshape(len(divergences), -1).mul_(divergences.unsqueeze(-1))
 
-    The KL is a small difference of larger numbers where the model is close to the base: so in float64.
+
+def _importance_and_divergences(piece: Piece) -> tuple[int, Tensor, Tensor]:
+    """First element of a piece, the importance of its elements as a vector, and the KLs of its rows.
+
+    A KL is a small difference of larger numbers where the model is close to the base: so in float64.
     """
     import torch
 
     base: Tensor = piece["base"]
     (model,) = piece["models"].values()
     if not base.numel():
-        return base.reshape(-1), base.reshape(-1)
+        return piece.parameter.start, base.reshape(-1), base.reshape(-1)
     length = base.shape[-1] if base.dim() else 1
-    base, model = base.reshape(-1, length), model.reshape(-1, length)
-    new, old = (tensor.double().log_softmax(-1) for tensor in (model, base))
-    divergences = torch.linalg.vecdot(new.exp(), new - old).clamp_(min=0.0).to(base)
-    importance = (model - base).abs_().mul_(divergences.unsqueeze(-1))
-    return importance.reshape(-1), divergences
+    new, old = (tensor.reshape(-1, length).double() for tensor in (model, base))
+    change = new - old
+    total, old_total = new.logsumexp(-1), old.logsumexp(-1)
+    mean_change = torch.linalg.vecdot((new - total.unsqueeze(-1)).exp_(), change)
+    divergences = (mean_change - (total - old_total)).clamp_(min=0.0).to(base)
+    return piece.parameter.start, _importance(base, model, divergences).reshape(-1), divergences

@@ -49,4 +49,4 @@ def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tenso
         The merged piece. Inputs are not modified.
     """
     deltas, count = changes(base, models, options.epsilon)
-    return merge_changes(base, deltas, count, [1.0] * len(deltas))
+    return merge_changes(base, deltas, count)

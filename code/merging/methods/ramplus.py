@@ -75,11 +75,14 @@ def merge(base: Tensor, models: Mapping[str, Tensor], options: Options, measure:
 
 def _count(piece: Piece, options: Options) -> list[tuple[int, int]]:
     """How many elements each task changes with others, and alone."""
+    import torch
+
     deltas, count = changes(piece["base"], piece["models"], options.epsilon)
-    unique = count == 1
+    unique = (count == 1).to(count).reshape(-1)
     counts = []
     for delta in deltas:
-        num_changed = int(delta.count_nonzero())
-        num_unique = int((delta * unique).count_nonzero())
+        changed = delta.sign_().abs_().reshape(-1)
+        num_changed = int(changed.sum(dtype=torch.float64))
+        num_unique = int(changed.mul_(unique).sum(dtype=torch.float64))
         counts.append((num_changed - num_unique, num_unique))
     return counts

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from merging.errors import OptionError
 from merging.methods._geometry import differences
+from merging.methods._quantiles import ByStart, keep, largest
 from merging.methods._seam import Granularity, Parameter, Piece, Pieces
+from merging.methods._thresholds import Cut
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,10 +51,8 @@ class Selection:
 
     weights: Sequence[float]
     """w_t, sorted by task; their sum is 1."""
-    threshold: float | None
-    """Smallest variance that is kept; None keeps everything."""
-    last: int
-    """Of the elements whose variance is the threshold, the last that is kept."""
+    cut: Cut | None
+    """Which variances are kept; None keeps everything."""
 
 
 def granularity(options: Options) -> Granularity:
@@ -61,16 +61,23 @@ def granularity(options: Options) -> Granularity:
 
 
 def measure(pieces: Pieces, options: Options) -> Selection:
-    """Take threshold and weights; keeps one number for each element meanwhile, if there is a selection."""
-    threshold, last = (None, 0) if options.select_topk == 1 else _threshold(pieces, options)
-    selection = Selection(weights=(), threshold=threshold, last=last)
-    sums = pieces.map(lambda piece: _squares(piece, selection))
-    num_elements = sum(num for _, num in sums) or 1
-    means = [sum(column) / num_elements for column in zip(*(squares for squares, _ in sums), strict=True)]
+    """Take cut and weights; keeps one number for each element meanwhile, if there is a selection."""
+    import torch
+
+    variances = None if options.select_topk == 1 else keep(pieces, lambda its: _variance(differences(its)))
+    cut = None if variances is None else _cut(pieces, variances, options)
+
+    def squares(piece: Piece) -> list[float]:
+        start = piece.parameter.start
+        deltas = _select(differences(piece), None if variances is None else variances[start], cut, start)
+        return [float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2 for delta in deltas]
+
+    num_elements = max(sum(piece.parameter.size for piece in pieces), 1)
+    means = [sum(column) / num_elements for column in zip(*pieces.map(squares), strict=True)]
     total = sum(means)
     is_alike = total < _FLOOR if options.parity else total == 0
     weights = [1.0 / len(means) if is_alike else mean / total for mean in means]
-    return Selection(weights=weights, threshold=threshold, last=last)
+    return Selection(weights=weights, cut=cut)
 
 
 def merge(
@@ -96,65 +103,49 @@ def merge(
     """
     import torch
 
-    deltas = _selected([models[task] - base for task in sorted(models)], measure, parameter.start)
-    total = deltas[0].clone()
+    deltas = [models[task] - base for task in sorted(models)]
+    if measure.cut is not None:
+        deltas = _select(deltas, _variance(deltas), measure.cut, parameter.start)
+    sign = deltas[0].clone()
     for delta in deltas[1:]:
-        total.add_(delta)
-    is_positive = total >= 0
-    divisor, merged = torch.zeros_like(total), torch.zeros_like(total)
+        sign.add_(delta)
+    sign.ge_(0.0).mul_(2.0).sub_(1.0)
+    divisor, merged = torch.zeros_like(sign), torch.zeros_like(sign)
     for task, delta, weight in zip(sorted(models), deltas, measure.weights, strict=True):
-        agrees = torch.where(is_positive, delta > 0, delta < 0).to(delta.dtype)
-        divisor.add_(agrees, alpha=weight)
-        merged.addcmul_(agrees, delta, value=weight)
+        agreeing = delta.mul_(sign).relu_()  # magnitudes
+        merged.add_(agreeing, alpha=weight)
+        divisor.add_(agreeing.sign_(), alpha=weight)
         if report is not None:
             report(f"weight/{task}", weight)
     if options.parity:
         divisor.clamp_(min=_FLOOR)
     else:
         divisor.masked_fill_(divisor == 0, 1.0)  # nobody agrees: there is nothing to divide
-    return merged.div_(divisor).add_(base)
+    return merged.div_(divisor).mul_(sign).add_(base)
 
 
 def _variance(deltas: Sequence[Tensor]) -> Tensor:
     """Biased, over the tasks; exactly 0 where all are equal, since the first is subtracted before."""
     import torch
 
-    shifted = torch.stack([delta - deltas[0] for delta in deltas])
-    return shifted.sub_(shifted.mean(0)).square_().mean(0)
+    total, squares = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
+    for delta in deltas[1:]:
+        shifted = delta - deltas[0]
+        total.add_(shifted)
+        squares.addcmul_(shifted, shifted)
+    num_tasks = len(deltas)
+    return squares.addcmul_(total, total, value=-1.0 / num_tasks).div_(num_tasks).relu_()
 
 
-def _threshold(pieces: Pieces, options: Options) -> tuple[float, int]:
-    """Smallest variance that is kept, and the last element with it that is."""
-    import torch
-
-    variance = torch.cat(pieces.map(lambda piece: _variance(differences(piece)).reshape(-1)))
-    num_kept = int(int(variance.count_nonzero()) * options.select_topk)
-    if not num_kept:
-        return float("inf"), -1
-    threshold = float(variance.kthvalue(len(variance) - num_kept + 1).values)
-    equal = (variance == threshold).nonzero().squeeze(1)
-    num_equal = num_kept - int((variance > threshold).count_nonzero())
-    return threshold, int(equal[num_equal - 1])
+def _cut(pieces: Pieces, variances: ByStart, options: Options) -> Cut:
+    """Which variances are kept."""
+    num_varying = sum(int(variance.count_nonzero()) for variance in variances.values())
+    return largest(pieces, variances, int(num_varying * options.select_topk))
 
 
-def _selected(deltas: Sequence[Tensor], selection: Selection, start: int) -> Sequence[Tensor]:
-    """Task vectors, 0 where not selected."""
-    import torch
-
-    if selection.threshold is None:
+def _select(deltas: list[Tensor], variance: Tensor | None, cut: Cut | None, start: int) -> list[Tensor]:
+    """Zero in place what is not selected."""
+    if variance is None or cut is None:
         return deltas
-    variance = _variance(deltas)
-    index = torch.arange(start, start + variance.numel(), device=variance.device).reshape(variance.shape)
-    is_kept = (variance > selection.threshold) | (
-        (variance == selection.threshold) & (index <= selection.last)
-    )
-    return [delta * is_kept for delta in deltas]
-
-
-def _squares(piece: Piece, selection: Selection) -> tuple[list[float], int]:
-    """Sum of squares of each selected task vector of a piece, and how many elements it has."""
-    import torch
-
-    deltas = _selected(differences(piece), selection, piece.parameter.start)
-    sums = [float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2 for delta in deltas]
-    return sums, deltas[0].numel()
+    is_kept = cut.keep_(variance.clone(), start).sign_()
+    return [delta.mul_(is_kept) for delta in deltas]
