@@ -96,7 +96,7 @@ class AdapterSource:
     def read_piece(self, name: str, start: int, stop: int) -> Tensor:
         """Elements of one effective tensor, counted row by row, as a vector."""
         if name in self._replaced:
-            piece = self.adapter.read(self._replaced[name]).reshape(-1)[start:stop]
+            piece = self.adapter.read_piece(self._replaced[name], start, stop)
         else:
             piece = self._base.read_piece(name, start, stop)
         change = self._changes.get(name)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from merging.checkpoints import Checkpoint, TensorInfo
 from merging.errors import CheckpointError
-from merging.sources import for_computing
+from merging.sources import Source, for_computing
 from merging.sources.pickled import PickledCheckpoint
 
 if TYPE_CHECKING:
@@ -57,15 +57,11 @@ _CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _NUM_CACHED = 4
 
 
-class _Stored(Protocol):
+class _Stored(Source, Protocol):
     """What an adapter's tensors are read from."""
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]: ...
-
-    def read(self, name: str) -> Tensor: ...
-
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Hex SHA-256 of all of them."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +190,10 @@ class AdapterFolder:
     def read(self, key: str) -> Tensor:
         """One stored tensor, by its name in the file."""
         return self._stored.read(key)
+
+    def read_piece(self, key: str, start: int, stop: int) -> Tensor:
+        """Elements of one stored tensor, counted row by row."""
+        return self._stored.read_piece(key, start, stop)
 
     def factors(self, module: str) -> tuple[Tensor, Tensor]:
         """A as (rank, inputs) and B as (outputs, rank) of a LoRA module, in float32 (float64 if stored so).

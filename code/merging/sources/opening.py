@@ -55,6 +55,12 @@ def open_model(
     """
     folder = Path(folder)
     if is_adapter(folder):
+        whole = [name for name in (WEIGHTS_NAME, INDEX_NAME, PICKLED_NAME) if (folder / name).is_file()]
+        if whole:
+            raise CheckpointError(
+                f"{label}: {folder} holds both an adapter and a whole model ({whole[0]}). Pass a folder "
+                "with the one that is meant."
+            )
         if base is None:
             raise CheckpointError(
                 f"{label}: {folder} is an adapter, and no base is given. Pass the model that it was trained "

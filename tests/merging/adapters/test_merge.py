@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from merging.adapters import RESULTS, as_adapter, merge_adapters
-from merging.adapters.merge import LINEAR_METHODS
+from merging.adapters.combining import LINEAR_METHODS
 from merging.errors import CheckpointError, OptionError
 from merging.sources.adapter import AdapterSource
 from merging.sources.adapter_folder import AdapterFolder

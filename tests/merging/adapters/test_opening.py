@@ -155,6 +155,9 @@ def test_adapters(make_adapter: Any, bases: Any, folder: Path) -> None:
     model = open_model(made.folder, label="models['a']", base=base, base_folder=folder)
     assert isinstance(model, AdapterSource)
     assert "was trained on 'org/other'" in model.notes[0]
+    save_file({"w": torch.ones(2)}, made.folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"both an adapter and a whole model \(model.safetensors\)"):
+        open_model(made.folder, label="models['a']", base=base)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_any_piece_is_bit_for_bit_a_part_of_the_whole(
     source = source_of(bases[architecture], make_adapter(architecture, "adapter", 1, config).folder)
     for key in source.changed:
         whole = source.read(key).reshape(-1)
-        for start, stop in ((0, 1), (3, len(whole)), (len(whole) // 2 - 1, len(whole) // 2 + 2)):
-            start, stop = max(start, 0), min(stop, len(whole))
+        middle = len(whole) // 2
+        for start, stop in ((0, 1), (1, len(whole)), (middle - 1, middle + 1)):
             assert torch.equal(source.read_piece(key, start, stop), whole[start:stop]), (key, start, stop)
 
 
