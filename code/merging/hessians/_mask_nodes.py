@@ -73,8 +73,8 @@ class MaskSquares:
             )
         if len(set(numbers)) < len(numbers):
             raise MergingError(
-                f"mask_nodes: {type(model).__name__} has several stacks of layers, and masks are of one. Take "
-                "a diagonal (fisher_mc) and merge by fisher."
+                f"mask_nodes: {type(model).__name__} has several stacks of layers, and masks are of one. "
+                "Take a diagonal (fisher_mc) and merge by fisher."
             )
         self._roles = {module: ("heads", layer) for layer, (_, module) in enumerate(after_heads)}
         self._roles |= {module: ("neurons", layer) for layer, (_, module) in enumerate(after_neurons)}
@@ -111,8 +111,8 @@ class MaskSquares:
         check_scores(scores)
         if watched.keys() != self._roles.keys():
             raise MergingError(
-                "mask_nodes: the model does not call all of its layers, so their masks have no gradient. Take "
-                "a diagonal (fisher_mc)."
+                "mask_nodes: the model does not call all of its layers, so their masks have no gradient. "
+                "Take a diagonal (fisher_mc)."
             )
         modules = list(self._roles)
         activations = [watched[module] for module in modules]

@@ -3,8 +3,8 @@
     F_j = mean over examples of (d log p(y_data | x) / d m_j)^2,    m = 1
 
 m multiplies the output of each attention head, or each intermediate neuron (Thennal et al., LREC-COLING 2024,
-arXiv:2403.09891). Each example is squared by itself and seen once; the authors' code squares gradients of whole
-batches, drawn with replacement.
+arXiv:2403.09891). Each example is squared by itself and seen once; the authors' code squares gradients of
+whole batches, drawn with replacement.
 """
 
 from __future__ import annotations
