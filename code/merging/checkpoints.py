@@ -1,4 +1,4 @@
-"""Safetensors checkpoints: a lazy reader, a streaming writer, and the hash that names their content.
+"""Safetensors checkpoints: a lazy reader, a streaming writer, and the name of their content.
 
 The headers are read here, so that names, shapes, dtypes and completeness are known before any tensor is
 touched, and without importing torch. Tensors are read one at a time into memory of their own (no memory maps:
@@ -8,20 +8,21 @@ they count as memory of the process, and a file that shrinks below one kills it)
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
 import shutil
 import struct
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any
 
 from merging.errors import CheckpointError, DiskSpaceError
+from merging.fingerprint import fingerprint
+from merging.sizes import size_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,10 @@ _TORCH_NAMES = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
 }  # fmt: skip
 _OTHER_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
-_HASH_CHUNK_BYTES = 16 * 2**20
+_MAX_BUFFER_BYTES = 2**22
+"""Larger buffers are given back after use."""
+_THREAD = local()
+"""A buffer of each thread that reads."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,41 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
+class _File:
+    """A file that is opened when it is first read; several threads may read it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._lock = Lock()
+
+    def read_into(self, data: memoryview, place: int) -> None:
+        """Fill a buffer with the bytes from ``place`` on; one call reads at most 2 GiB."""
+        descriptor = self._descriptor if self._descriptor is not None else self._open()
+        while data:
+            count = os.preadv(descriptor, [data], place)
+            if not count:
+                raise CheckpointError(
+                    f"{self.path} became shorter while it was read. Copy or download it again."
+                )
+            if count == len(data):
+                return
+            data, place = data[count:], place + count
+
+    def _open(self) -> int:
+        with self._lock:
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_RDONLY)
+                weakref.finalize(self, os.close, self._descriptor)
+            return self._descriptor
+
+
 @dataclass(frozen=True)
 class _Stored:
     """Where one tensor lies."""
 
     info: TensorInfo
-    file: Path
+    file: _File
     start: int
 
 
@@ -91,11 +124,12 @@ class Checkpoint:
         self.metadata: dict[str, str] = {}
         for file in files:
             self._read_header(file)
+        self._infos = {name: stored.info for name, stored in self._stored.items()}
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Shape and dtype of every tensor."""
-        return {name: stored.info for name, stored in self._stored.items()}
+        return self._infos
 
     def read(self, name: str) -> Tensor:
         """Read one tensor, in the dtype it is stored in."""
@@ -108,44 +142,51 @@ class Checkpoint:
 
         stored = self._stored[name]
         dtype = torch_dtype(stored.info.dtype)
-        data = torch.empty((stop - start) * dtype.itemsize, dtype=torch.uint8)
-        with stored.file.open("rb", buffering=0) as file:
-            file.seek(stored.start + start * dtype.itemsize)
-            _read_into(file, data.numpy().data, stored.file)
-        return data.view(dtype)
+        piece = torch.empty(stop - start, dtype=dtype)
+        stored.file.read_into(_bytes_of(piece), stored.start + start * dtype.itemsize)
+        return piece
+
+    def read_for_computing(self, name: str, start: int, stop: int) -> Tensor:
+        """Read elements of one tensor as a vector of float32 (float64 where it is) that is the caller's own.
+
+        Narrow numbers pass through a buffer of the thread, which stays in the processor's cache.
+        """
+        import torch
+
+        stored = self._stored[name]
+        dtype = torch_dtype(stored.info.dtype)
+        if dtype.itemsize >= 4:
+            piece = self.read_piece(name, start, stop)
+            return piece if dtype in (torch.float32, torch.float64) else piece.float()
+        num_bytes = (stop - start) * dtype.itemsize
+        buffer: Tensor | None = getattr(_THREAD, "buffer", None)
+        if buffer is None or buffer.numel() < num_bytes:
+            buffer = torch.empty(num_bytes, dtype=torch.uint8)
+            if num_bytes <= _MAX_BUFFER_BYTES:
+                _THREAD.buffer = buffer
+        raw = buffer[:num_bytes]
+        stored.file.read_into(raw.numpy().data, stored.start + start * dtype.itemsize)
+        return raw.view(dtype).float()
 
     def digest(self) -> str:
-        """Hash names, dtypes, shapes and bytes of all tensors, whatever the files they are spread over.
+        """Name the content of all tensors, whatever the files they are spread over; reads a small part.
 
         Returns:
-            The hex SHA-256 of one line for each tensor, by name: name, dtype, shape, SHA-256 of its bytes.
+            See :func:`merging.fingerprint.fingerprint`.
         """
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashing lets go of the interpreter
-            names = sorted(self._stored)
-            digests = list(pool.map(self._tensor_digest, names))
-        whole = hashlib.sha256()
-        for name, digest in zip(names, digests, strict=True):
-            info = self._stored[name].info
-            whole.update(f"{name} {info.dtype} {list(info.shape)} {digest}\n".encode())
-        return whole.hexdigest()
 
-    def _tensor_digest(self, name: str) -> str:
-        stored = self._stored[name]
-        digest = hashlib.sha256()
-        left = stored.info.num_bytes
-        buffer = memoryview(bytearray(min(left, _HASH_CHUNK_BYTES)))
-        with stored.file.open("rb", buffering=0) as file:
-            file.seek(stored.start)
-            while left:
-                piece = buffer[: min(left, len(buffer))]
-                _read_into(file, piece, stored.file)
-                digest.update(piece)
-                left -= len(piece)
-        return digest.hexdigest()
+        def read(name: str, start: int, stop: int) -> bytes:
+            stored = self._stored[name]
+            data = bytearray(stop - start)
+            stored.file.read_into(memoryview(data), stored.start + start)
+            return bytes(data)
+
+        return fingerprint(self.tensors, read)
 
     def _read_header(self, path: Path) -> None:
         header, start = _parse_header(path)
         size = path.stat().st_size
+        file = _File(path)
         self.metadata.update(header.pop("__metadata__", {}))
         for name, entry in header.items():
             try:
@@ -166,7 +207,7 @@ class Checkpoint:
                     f"{path} is truncated: tensor {name!r} needs the bytes up to {last}, the file has "
                     f"{size}. Copy or download it again."
                 )
-            self._stored[name] = _Stored(info, path, first)
+            self._stored[name] = _Stored(info, file, first)
 
 
 def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -260,7 +301,7 @@ def weights_hash(folder: str | os.PathLike[str]) -> str:
     """Name the content of a model's weights: equal for equal tensors, however they are sharded.
 
     Returns:
-        Hex SHA-256; see ``Checkpoint.digest``.
+        See :func:`merging.fingerprint.fingerprint`: a hash of samples.
     """
     return open_checkpoint(folder, label="model").digest()
 
@@ -310,7 +351,8 @@ def write_checkpoint(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskSpaceError(
-            f"the disk of {folder} became full while writing {_size(needed)}. Free some space and run again."
+            f"the disk of {folder} became full while writing {size_text(needed)}. "
+            "Free some space and run again."
         ) from error
     if len(shards) > 1:
         weight_map = {name: file for file, names in shards.items() for name in names}
@@ -344,17 +386,9 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise DiskSpaceError(
-            f"{folder} needs {_size(needed_bytes)}, but only {_size(free)} are free on its disk. "
+            f"{folder} needs {size_text(needed_bytes)}, but only {size_text(free)} are free on its disk. "
             "Free some space or choose another output folder."
         )
-
-
-def _size(num_bytes: int) -> str:
-    """E.g. "1.53 GB"."""
-    for unit, length in (("GB", 10**9), ("MB", 10**6)):
-        if num_bytes >= length:
-            return f"{num_bytes / length:.2f} {unit}"
-    return f"{num_bytes / 1000:.1f} kB"
 
 
 def _plan_shards(tensors: Mapping[str, TensorInfo], max_shard_bytes: int) -> dict[str, list[str]]:
@@ -383,8 +417,6 @@ def _write_file(
     tensors: Mapping[str, TensorInfo],
     produce: Callable[[Sequence[str], Callable[[str, int, Tensor], None]], None],
 ) -> None:
-    import torch
-
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on the format
     end = 0
     for name, info in tensors.items():
@@ -400,8 +432,7 @@ def _write_file(
         def sink(name: str, first: int, values: Tensor) -> None:
             assert values.dtype == torch_dtype(tensors[name].dtype), name
             place = len(prefix) + header[name]["data_offsets"][0] + first * values.element_size()
-            data = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
-            _write_at(file.fileno(), data, place)
+            _write_at(file.fileno(), _bytes_of(values.contiguous()), place)
 
         produce(list(tensors), sink)
 
@@ -413,10 +444,9 @@ def _write_at(descriptor: int, data: memoryview, place: int) -> None:
         data, place = data[count:], place + count
 
 
-def _read_into(file: FileIO, data: memoryview, path: Path) -> None:
-    """Fill a buffer: one call reads at most 2 GiB."""
-    while data:
-        count = file.readinto(data)
-        if not count:
-            raise CheckpointError(f"{path} became shorter while it was read. Copy or download it again.")
-        data = data[count:]
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    import torch
+
+    data: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    return data

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from merging import methods
+from merging import fingerprint, methods
 from merging.checkpoints import TensorInfo, check_disk_space, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.compute_options import ComputeOptions
@@ -180,19 +180,26 @@ def open_merge(
     call = Call.check(method, options, base, models, extras, policy)
     folders = {label: Path(folder) for label, folder in call.folders(base, models, extras).items()}
     checkpoints = _open_models(folders)
-    configs = {
-        label: read_config(folders["base"] if is_adapter(folder) else folder, label=label)
-        for label, folder in folders.items()
+    homes = {  # of configs and tokenizers
+        label: folders["base"] if is_adapter(folder) else folder for label, folder in folders.items()
     }
+    configs = {label: read_config(folder, label=label) for label, folder in homes.items()}
+    alignment = None
+    if call.policy.vocabulary == "error":
+        check_vocabularies(homes, by_number=call.policy.rows == "base")
+    else:
+        alignment = align(call.policy.vocabulary, checkpoints, folders=homes, configs=configs)
     stored, scales = _open_hessians(call.statistics(extras))
     inputs: dict[str, Source | Statistic] = {
         **checkpoints,
         **{label: HessianSource(its.checkpoint, scale=scales[label]) for label, its in stored.items()},
     }
+    if alignment is not None:
+        inputs = alignment.inputs(inputs, model_of=_model_label)
+        configs = {label: alignment.config(config, label) for label, config in configs.items()}
     plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
     if call.policy.head == "error":
         check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
-    check_vocabularies(folders)
     hashes = {label: its.digest() for label, its in checkpoints.items()}
     for label, hessian in stored.items():
         _check_model(label, hessian, hashes)
@@ -529,9 +536,16 @@ def _open_hessians(values: Mapping[str, Any]) -> tuple[dict[str, StoredHessian],
 def _check_model(label: str, hessian: StoredHessian, hashes: Mapping[str, str]) -> None:
     """Refuse the Hessian of another model."""
     model = label.replace("base_hessian", "base").replace("hessians", "models")
-    if model in hashes and hessian.record.model_hash != hashes[model]:
+    found, expected = hessian.record.model_hash, hashes.get(model)
+    if expected is None or found == expected:
+        return
+    if not found.startswith(fingerprint.PREFIX):
         raise CheckpointError(
-            f"{label} was estimated at other weights than {model}: its model was {hessian.record.model} with "
-            f"the hash {hessian.record.model_hash[:12]}, {model} has {hashes[model][:12]}. Estimate it "
-            "again, or pass the model it belongs to."
+            f"{label} was estimated by an earlier version, which named models by another hash: whether it "
+            f"belongs to {model} cannot be told. Estimate it again."
         )
+    shown, wanted = (its.removeprefix(fingerprint.PREFIX)[:12] for its in (found, expected))
+    raise CheckpointError(
+        f"{label} was estimated at other weights than {model}: its model was {hessian.record.model} with "
+        f"the hash {shown}, {model} has {wanted}. Estimate it again, or pass the model it belongs to."
+    )

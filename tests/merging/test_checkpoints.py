@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import shutil
 import struct
@@ -19,6 +20,7 @@ from merging.checkpoints import (
     write_checkpoint,
 )
 from merging.errors import CheckpointError, DiskSpaceError
+from merging.fingerprint import blocks
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -112,7 +114,30 @@ def test_hash_is_of_the_content(tmp_path: Path, tensors: dict[str, Tensor], writ
 def test_hash_is_pinned(write_model: WriteModel) -> None:
     """Hessian folders on disk carry it, so it cannot change."""
     model = write_model("model", {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])})
-    assert weights_hash(model) == "0000c2b7d4cd1a59a20b8f27644f43c1fe59c50b990484488a852d49b7cf659b"
+    assert weights_hash(model) == "samples:835ee8bf7d644c1abe953d17d4799f6c75e7183d8e7de1d287996326b5a189a4"
+
+
+def test_hash_of_a_large_tensor_looks_at_both_ends(write_model: WriteModel) -> None:
+    """And at what lies between, though not at all of it."""
+    whole = torch.randn(300, 300)
+    hashes = {weights_hash(write_model("whole", {"w": whole}))}
+    for number, place in enumerate((0, -1)):
+        changed = whole.clone()
+        changed.view(-1)[place] += 1
+        hashes.add(weights_hash(write_model(f"end{number}", {"w": changed})))
+    hashes.add(
+        weights_hash(write_model("middle", {"w": torch.cat([whole[:1], whole[1:-1] + 1, whole[-1:]])}))
+    )
+    assert len(hashes) == 4
+
+
+def test_blocks_are_evenly_spaced_and_few() -> None:
+    assert blocks(0) == []
+    assert blocks(100) == [(0, 100)]
+    found = blocks(10**9)
+    assert found[0] == (0, 4096) and found[-1] == (10**9 - 4096, 10**9)
+    steps = [later - sooner for (sooner, _), (later, _) in itertools.pairwise(found)]
+    assert max(steps) - min(steps) <= 1 and len(found) == 8
 
 
 def test_headers_need_no_torch(write_model: WriteModel, tensors: dict[str, Tensor]) -> None:

@@ -34,6 +34,18 @@ class Source(Protocol):
         """Elements of one tensor, counted row by row, as a vector that the caller does not write into."""
 
 
+def read_for_computing(source: Source, name: str, start: int, stop: int) -> tuple[Tensor, bool]:
+    """Read elements of one tensor as a vector of float32, or float64 where it is stored so.
+
+    Returns:
+        The elements, and whether the caller may write into them.
+    """
+    read = getattr(source, "read_for_computing", None)
+    if read is not None:  # files: numbers are converted on the way, through a buffer that is used again
+        return read(name, start, stop), True
+    return for_computing(source.read_piece(name, start, stop)), False
+
+
 def for_computing(tensor: Tensor) -> Tensor:
     """Give a tensor in float32, or as it is in float64."""
     return tensor if tensor.element_size() == 8 else tensor.float()

@@ -6,7 +6,6 @@ numbers on the disk until a piece is asked for.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints import TensorInfo, dtype_name
 from merging.errors import CheckpointError
+from merging.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,16 +51,14 @@ class PickledCheckpoint:
         return self._tensors[name].reshape(-1)[start:stop].clone()
 
     def digest(self) -> str:
-        """Hash of names, dtypes, shapes and bytes; see ``merging.checkpoints.Checkpoint.digest``."""
+        """Name the content; see ``merging.checkpoints.Checkpoint.digest``."""
         import torch
 
-        whole = hashlib.sha256()
-        for name in sorted(self._tensors):
-            info = self._infos[name]
-            data = self._tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data
-            digest = hashlib.sha256(data).hexdigest()
-            whole.update(f"{name} {info.dtype} {list(info.shape)} {digest}\n".encode())
-        return whole.hexdigest()
+        def read(name: str, start: int, stop: int) -> bytes:
+            data = self._tensors[name].contiguous().reshape(-1).view(torch.uint8)
+            return bytes(data[start:stop].numpy().data)
+
+        return fingerprint(self._infos, read)
 
 
 def _load(file: Path, label: str) -> dict[str, Tensor]:
