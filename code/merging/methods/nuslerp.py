@@ -99,7 +99,10 @@ def merge(
         cosine = _cosine(square_one, square_two, inner)
     is_linear = (1.0 - cosine * cosine).clamp(min=0.0).sqrt() < _SMALLEST_SINE
     first, second = spherical(_t(options, models), cosine, is_linear)
-    merged = one * first.to(one) + two * second.to(two)
+    if first.dim():
+        merged = (one * first.to(one)).addcmul_(two, second.to(two))
+    else:
+        merged = (one * float(first)).add_(two, alpha=float(second))
     return merged.add_(base) if options.relative_to_base and base is not None else merged
 
 
@@ -114,12 +117,8 @@ def _products(one: Tensor, two: Tensor, *, axis: int) -> Tensor:
     """|x_1|^2, |x_2|^2 and <x_1, x_2> of all slices along an axis, stacked; float64."""
     import torch
 
-    return torch.stack(
-        [
-            (x * y).sum(axis, keepdim=True, dtype=torch.float64)
-            for x, y in ((one, one), (two, two), (one, two))
-        ]
-    )
+    pairs = ((one, one), (two, two), (one, two))
+    return torch.stack([(x * y).sum(axis, keepdim=True) for x, y in pairs]).double()
 
 
 def _cosine(square_one: Tensor, square_two: Tensor, inner: Tensor) -> Tensor:
