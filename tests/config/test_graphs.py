@@ -76,9 +76,19 @@ def test_graphs_are_built_lightly(config: str, outputs: list[str], site: dict[st
     assert len(graph["aliases"]) == len(set(graph["aliases"]))
 
 
+def test_a_sweep_writes_no_models(site: dict[str, str]) -> None:
+    """105 points, each a job that merges in memory; trainings and Hessians are those of the quickstart."""
+    graph = build("config/sweep.py", environment=site)
+    assert graph["heavy"] == [] and graph["seconds"] < MAX_SECONDS
+    assert sum("EvaluateMergeJob" in id for id in graph["ids"]) == 105
+    assert not any("MergeJob" in id and "EvaluateMergeJob" not in id for id in graph["ids"])
+    shared = {id for id in graph["ids"] if "Train" in id or "Hessian" in id}
+    assert shared and shared <= set(build("config/quickstart.py", environment=site)["ids"])
+
+
 def test_every_config_is_tested() -> None:
     public = {path.stem for path in (ROOT / "config").glob("*.py") if not path.stem.startswith("_")}
-    assert public == {"quickstart", "example", "table1", "reviews"}
+    assert public == {"quickstart", "example", "table1", "reviews", "sweep"}
 
 
 @pytest.mark.parametrize("config", ["config/quickstart.py", "config/table1.py", "config/reviews.py"])
