@@ -65,7 +65,8 @@ class SquaredGradients:
         refuse_coupled_examples(model)
         self._model = model
         self._scores = scores
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._parameters = {name: p for name, p in self._trainable.items() if self._is_counted(p)}
         if not self._parameters:
             raise MergingError(
                 "the model has no trainable parameter; call requires_grad_(True) on what is merged."
@@ -107,7 +108,7 @@ class SquaredGradients:
             MergingError: scores that are not finite, or a module that treats this batch otherwise than the
                 first one.
         """
-        with frozen(self._parameters.values()):
+        with frozen(self._trainable.values()):
             if not self._is_probed:
                 self._probe(examples_of(batch, [0, min(1, num_examples_of(batch) - 1), 0]))
                 self._is_probed = True
@@ -153,7 +154,7 @@ class SquaredGradients:
     def _square(self, sums: Sums, name: str, gradients: PerExample) -> None:
         self._reached.add(name)
         try:
-            gradients.add_squares(sums[name])
+            self._add_examples(sums[name], gradients)
         except RuntimeError:
             if self._is_probed or name not in self._vmapped:
                 raise
@@ -181,8 +182,7 @@ class SquaredGradients:
                 for name, gradient in zip(order, gradients, strict=True):
                     if gradient is not None:
                         reached.add(name)
-                        gradient = gradient.to(sums[name].dtype)
-                        sums[name].addcmul_(gradient, gradient)
+                        self._add_one(sums[name], gradient.to(sums[name].dtype))
         return reached
 
     def _probe(self, batch: Batch) -> None:
@@ -203,16 +203,35 @@ class SquaredGradients:
         names = self._parameters.keys() - self._looped
         reached = self._add_by_loop(names, batch, cotangents, reference)
         self._looped |= reached - self._reached  # used, but never by calling their module
-        largest = max(float(total.max()) for total in reference.values())
+        squares = {name: self._squares(total) for name, total in reference.items()}
+        largest = max(float(total.max()) for total in squares.values())
         for name in names:
-            if not _agree(ours[name], reference[name], largest, self._parameters[name].dtype):
+            found = self._squares(ours[name])
+            if not _agree(found, squares[name], largest, self._parameters[name].dtype):
                 self._looped.add(name)
 
     def _zeros(self) -> Sums:
-        return {
-            name: torch.zeros_like(p, dtype=_rules.accumulator(p.dtype), requires_grad=False)
-            for name, p in self._parameters.items()
-        }
+        return {name: self._zero(parameter) for name, parameter in self._parameters.items()}
+
+    # What is summed; another sum of products of per-example gradients overrides these.
+
+    def _is_counted(self, parameter: Tensor) -> bool:
+        """Whether there is a sum for a parameter."""
+        return True
+
+    def _zero(self, parameter: Tensor) -> Tensor:
+        """The sum of no examples."""
+        return torch.zeros_like(parameter, dtype=_rules.accumulator(parameter.dtype), requires_grad=False)
+
+    def _add_examples(self, total: Tensor, gradients: PerExample) -> None:
+        gradients.add_squares(total)
+
+    def _add_one(self, total: Tensor, gradient: Tensor) -> None:
+        total.addcmul_(gradient, gradient)
+
+    def _squares(self, total: Tensor) -> Tensor:
+        """The squared gradients in a sum."""
+        return total
 
 
 def _agree(ours: Tensor, reference: Tensor, largest: float, dtype: torch.dtype) -> bool:

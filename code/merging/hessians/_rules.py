@@ -47,6 +47,13 @@ class PerExample(ABC):
             gradients = self.gradients(slice(start, start + size)).to(total.dtype)
             total.add_(gradients.square_().sum(0))
 
+    def add_outer(self, total: Tensor) -> None:
+        """Add the sum over examples of the gradient times itself to ``total``, (d, d), d = elements of it."""
+        size = max(1, _max_elements(total) // len(total))
+        for start in range(0, self.num_examples, size):
+            gradients = self.gradients(slice(start, start + size)).flatten(1).to(total.dtype)
+            total.addmm_(gradients.T, gradients)
+
 
 @dataclass(frozen=True)
 class Formed(PerExample):

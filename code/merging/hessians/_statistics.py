@@ -10,6 +10,7 @@ from torch import Tensor
 
 from merging import models
 from merging.errors import CheckpointError
+from merging.hessians._blocks import OuterProducts
 from merging.hessians._factors import FactorSums
 from merging.hessians._mask_nodes import MaskSquares
 from merging.hessians._per_example import Batch, Cotangents, Scores, SquaredGradients
@@ -87,9 +88,10 @@ def _sums(
             return _Diagonal(network, scores)
         case "gram" | "kfac":
             return _Factors(network, scores, options, outputs=statistic == "kfac")
+        case "block":
+            return _Blocks(network, scores)
         case "mask_nodes":
             return _MaskNodes(network, scores)
-    raise NotImplementedError(statistic)
 
 
 class _Diagonal(Sums):
@@ -171,6 +173,36 @@ class _Factors(Sums):
                 )
             ),
         }
+
+
+class _Blocks(Sums):
+    """Full curvatures of vectors."""
+
+    def __init__(self, network: transformers.PreTrainedModel, scores: Scores) -> None:
+        self._products = OuterProducts(network, scores)
+        self._names = _stored_names(network)
+        shapes = self._products.shapes
+        self.stored = {self._names[name]: shapes[name] for name in shapes if name in self._names}
+
+    @property
+    def num_examples(self) -> int:
+        return self._products.num_examples
+
+    def add(self, batch: Batch, cotangents: Cotangents) -> None:
+        self._products.add(batch, cotangents)
+
+    def num_bytes(self) -> int:
+        return sum(4 * total.numel() for total in self._products.sums.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            self._names[name]: total / self.num_examples
+            for name, total in self._products.sums.items()
+            if name in self._names
+        }
+
+    def record(self) -> dict[str, Any]:
+        return {"by_vmap": tuple(self._products.by_vmap), "by_loop": tuple(self._products.by_loop)}
 
 
 class _MaskNodes(Sums):

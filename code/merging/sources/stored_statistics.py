@@ -31,7 +31,7 @@ _ESTIMATORS = {
     "diagonal": "fisher_mc, fisher_exact or fisher_empirical",
     "gram": "gram",
     "kfac": "kfac_mc or kfac_empirical",
-    "block": "block",
+    "block": "block_mc or block_empirical",
     "mask_nodes": "mask_nodes",
 }
 

@@ -157,6 +157,8 @@ def test_empirical_needs_labels() -> None:
 
 def test_the_folder_is_the_registry() -> None:
     assert hessians.names() == (
+        "block_empirical",
+        "block_mc",
         "fisher_empirical",
         "fisher_exact",
         "fisher_mc",
