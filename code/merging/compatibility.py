@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from merging.errors import CheckpointError
+from merging.vocabulary.tokens import read_tokens
 
 _GENERIC_LABEL = re.compile(r"LABEL_\d+")
 
@@ -73,54 +74,39 @@ def check_labels(configs: Mapping[str, Mapping[str, Any]], *, heads: list[str]) 
             )
 
 
-def check_vocabularies(folders: Mapping[str, Path]) -> None:
-    """Refuse models whose tokenizers give one token different numbers.
+def check_vocabularies(folders: Mapping[str, Path], *, by_number: bool = False) -> None:
+    """Refuse models whose tokenizers give one token two numbers, or one number two tokens.
+
+    Args:
+        folders: of the models, by label.
+        by_number: allow two tokens of one number, of which the output gets the first model's; a policy that
+            matches rows by their number asks for that.
 
     Raises:
-        CheckpointError: two folders have tokenizer files with different vocabularies.
+        CheckpointError: vocabularies differ, or a tokenizer is damaged.
     """
-    first: dict[str, tuple[str, Any]] = {}
-    for owner, folder in folders.items():
-        for name in ("tokenizer.json", "vocab.txt", "vocab.json"):
-            path = folder / name
-            if not path.is_file():
-                continue
-            content = path.read_bytes()
-            if name not in first:
-                first[name] = (owner, content)
-                continue
-            try:
-                differs = content != first[name][1] and _shared_differs(name, content, first[name][1])
-            except ValueError as error:
+    vocabularies = {owner: read_tokens(folder, label=owner) for owner, folder in folders.items()}
+    known = {owner: tokens for owner, tokens in vocabularies.items() if tokens is not None}
+    if not known:
+        return
+    first, reference = next(iter(known.items()))
+    by_row = {number: token for token, number in reference.items()}
+    for owner, tokens in known.items():
+        if tokens == reference:
+            continue
+        for token, number in tokens.items():
+            if reference.get(token, number) != number:
                 raise CheckpointError(
-                    f"{name} of {owner} or of {first[name][0]} is damaged: {error}. Copy it again."
-                ) from error
-            if differs:
-                raise CheckpointError(
-                    f"vocabularies differ: {name} of {owner} numbers tokens differently from "
-                    f"{first[name][0]}'s. The rows of their embeddings mean different tokens; merge models "
-                    "that share a tokenizer."
+                    f"vocabularies differ: the token {token!r} is number {reference[token]} in {first} and "
+                    f"{number} in {owner}. Rows of their embeddings mean different tokens; pass the policy "
+                    '{"vocabulary": "base"}, "union" or "intersect" to match them by token.'
                 )
-
-
-def _shared_differs(name: str, content: bytes, other: bytes) -> bool:
-    """Whether a token that both know has two numbers."""
-    tokens, others = _vocabulary(name, content), _vocabulary(name, other)
-    return any(others.get(token, number) != number for token, number in tokens.items())
-
-
-def _vocabulary(name: str, content: bytes) -> dict[str, int]:
-    """Token to number, as far as the file says."""
-    text = content.decode()
-    if name == "vocab.txt":
-        return {token: number for number, token in enumerate(text.splitlines())}
-    stored = json.loads(text)
-    if name == "vocab.json":
-        return dict(stored)
-    vocabulary = stored.get("model", {}).get("vocab", {})
-    if isinstance(vocabulary, list):  # unigram models: pairs of token and score, numbered by place
-        return {pair[0]: number for number, pair in enumerate(vocabulary)}
-    return dict(vocabulary)
+            if by_row.get(number, token) != token and not by_number:
+                raise CheckpointError(
+                    f"vocabularies differ: number {number} is the token {by_row[number]!r} in {first} and "
+                    f'{token!r} in {owner}. Pass the policy {{"vocabulary": "base"}}, "union" or "intersect" '
+                    'to match rows by token, or {"rows": "base"} to match them by number.'
+                )
 
 
 def _labels(config: Mapping[str, Any]) -> list[str]:

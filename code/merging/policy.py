@@ -21,7 +21,11 @@ class Policy:
     it)."""
     rows: Literal["error", "base"] = "error"
     """A matrix with another number of rows than the base's (another vocabulary size): an error, or made to
-    fit: surplus rows are cut, missing rows count as unchanged from the base."""
+    fit: surplus rows are cut, missing rows count as unchanged from the base. Rows are matched by number."""
+    vocabulary: Literal["error", "base", "union", "intersect"] = "error"
+    """Tokenizers that differ: an error; or the rows of embeddings and output heads are matched by token, for
+    the tokens of the base (or first model), those of all models, or those that all models share. The
+    tokenizer that fits is saved. A token that a model lacks counts as unchanged from the base."""
     buffers: Literal["average", "base"] = "average"
     """Running means and variances: the plain average of the models, or kept as in the base."""
     head: Literal["error", "merge", "keep", "per_task"] = "error"
@@ -36,6 +40,11 @@ class Policy:
     models that know its label, whatever the method; a row that nobody knows becomes 0."""
 
     def __post_init__(self) -> None:
+        if self.rows == "base" and self.vocabulary != "error":
+            raise OptionError(
+                f"policy: rows='base' matches rows by number, vocabulary={self.vocabulary!r} by token. Give "
+                "one of them."
+            )
         if bool(self.heads) != (self.label_rows is not None):
             raise OptionError(
                 f"policy: heads and label_rows belong together, got heads={list(self.heads)} and "

@@ -38,6 +38,7 @@ from merging.sources.opening import Model, open_model
 from merging.sources.statistics import HessianSource, MemoryStatistic, Statistic, WholeModelStatistic
 from merging.tensor_merge import Sink, TensorMerge
 from merging.tensor_plan import Plan, make_plan
+from merging.vocabulary.alignment import Alignment, align
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,13 +191,16 @@ def open_merge(
     else:
         alignment = align(call.policy.vocabulary, checkpoints, folders=homes, configs=configs)
     stored, scales = _open_hessians(call.statistics(extras))
-    inputs: dict[str, Source | Statistic] = {
-        **checkpoints,
-        **{label: HessianSource(its.checkpoint, scale=scales[label]) for label, its in stored.items()},
-    }
+    curvatures: dict[str, Source] = {label: its.checkpoint for label, its in stored.items()}
+    aligned: Mapping[str, Source] = checkpoints
     if alignment is not None:
-        inputs = alignment.inputs(inputs, model_of=_model_label)
+        aligned = {label: alignment.model(label) for label in checkpoints}
+        curvatures = {label: alignment.curvature(its, _model_of(label)) for label, its in curvatures.items()}
         configs = {label: alignment.config(config, label) for label, config in configs.items()}
+    inputs: dict[str, Source | Statistic] = {
+        **aligned,
+        **{label: HessianSource(its, scale=scales[label]) for label, its in curvatures.items()},
+    }
     plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
     if call.policy.head == "error":
         check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
@@ -216,6 +220,7 @@ def open_merge(
         sources=sources,
         files_from=next(iter(folders.values())),
         heads_from=call.config_folders(folders) if call.policy.head == "per_task" else None,
+        alignment=alignment,
         output=output,
         compute=compute,
     )
@@ -233,6 +238,7 @@ class OpenMerge:
         sources: Mapping[str, Any],
         files_from: Path | None = None,
         heads_from: Mapping[str, Path] | None = None,
+        alignment: Alignment | None = None,
         transposed: Collection[str] = (),
         output: Mapping[str, Any] | None = None,
         compute: Mapping[str, Any] | None = None,
@@ -248,6 +254,7 @@ class OpenMerge:
                 on after a kill trusts it, so give hashes of weights (``digest()``).
             files_from: folder whose config and tokenizer the output gets.
             heads_from: folders with the config of each task, whose heads are kept beside the merged body.
+            alignment: the joint vocabulary that the inputs were brought to; None: they share one.
             transposed: parameters that are stored as (inputs, outputs).
             output: fields of ``OutputOptions``.
             compute: fields of ``ComputeOptions``.
@@ -260,6 +267,8 @@ class OpenMerge:
         """Folder whose config and tokenizer the output gets."""
         self.heads_from = heads_from
         """Folders whose heads are kept beside the merged body, by task; None: none are."""
+        self.alignment = alignment
+        """The joint vocabulary that the inputs were brought to, whose tokenizer the output gets."""
         self._transposed = transposed
         self._output = parse(OutputOptions, output or {}, owner="output")
         self._compute = parse(ComputeOptions, compute or {}, owner="compute")
@@ -309,7 +318,10 @@ class OpenMerge:
                 _copy_files(self.files_from, folder)
             if self.heads_from is not None:
                 write_heads(folder, self.call.models(self._inputs), self.heads_from)
-            (folder / RECORD_NAME).write_text(json.dumps(self.record(), indent=2) + "\n")
+            record = self.record()
+            if self.alignment is not None:
+                record["vocabulary"] = self.alignment.write(folder)
+            (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
             if finish is not None:
                 finish(folder)
 
@@ -533,9 +545,14 @@ def _open_hessians(values: Mapping[str, Any]) -> tuple[dict[str, StoredHessian],
     return stored, scales
 
 
+def _model_of(label: str) -> str:
+    """Label of the model that a Hessian is of."""
+    return label.replace("base_hessian", "base").replace("hessians", "models")
+
+
 def _check_model(label: str, hessian: StoredHessian, hashes: Mapping[str, str]) -> None:
     """Refuse the Hessian of another model."""
-    model = label.replace("base_hessian", "base").replace("hessians", "models")
+    model = _model_of(label)
     found, expected = hessian.record.model_hash, hashes.get(model)
     if expected is None or found == expected:
         return

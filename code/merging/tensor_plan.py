@@ -145,8 +145,8 @@ def _shape_text(name: str, info: TensorInfo, other: TensorInfo, template: Source
         )
     if len(info.shape) == 2 and _rows_differ(info, other):
         return text + (
-            'If these are vocabularies, pass the policy {"rows": "base"} to make them fit '
-            f"{template.label}; the tokens they share must be the same."
+            'If these are vocabularies, pass the policy {"vocabulary": "base"} (or "union", "intersect") to '
+            f'match them by token, or {{"rows": "base"}} to make them fit {template.label} by number.'
         )
     return text + "They have different architectures; only models of one architecture can be merged."
 

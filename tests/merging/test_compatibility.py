@@ -94,10 +94,30 @@ def test_vocabularies_that_agree(merge: Merge) -> None:
     ],
 )
 def test_other_vocabularies(merge: Merge, name: str, left: Any, right: Any) -> None:
-    with pytest.raises(
-        CheckpointError, match=rf"vocabularies differ: {name} of models\['a'\] numbers tokens"
-    ):
+    text = r"vocabularies differ: the token '.' is number . in base and . in models\['a'\]"
+    with pytest.raises(CheckpointError, match=text):
         merge({}, {}, files={name: (left, right)})
+
+
+def test_added_tokens_count(merge: Merge) -> None:
+    files = [
+        {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": number, "content": "<x>"}]}
+        for number in (1, 2)
+    ]
+    with pytest.raises(CheckpointError, match="token '<x>' is number 1 in base and 2 in"):
+        merge({}, {}, files={"tokenizer.json": files})
+
+
+def test_two_tokens_of_one_number(merge: Merge) -> None:
+    """Such as a reserved token that fine-tuning gave a name."""
+    files = [{"model": {"vocab": {"a": 0, name: 1}}} for name in ("<reserved>", "<user>")]
+    with pytest.raises(CheckpointError, match=r"number 1 is the token '<reserved>' in base and '<user>' in"):
+        merge({}, {}, files={"tokenizer.json": files})
+
+
+def test_rows_by_number_allow_them(merge: Merge) -> None:
+    files = [{"model": {"vocab": {"a": 0, name: 1}}} for name in ("<reserved>", "<user>")]
+    merge({}, {}, files={"tokenizer.json": files}, policy={"rows": "base"})
 
 
 def test_more_tokens_at_the_end_are_fine(merge: Merge) -> None:
@@ -105,7 +125,7 @@ def test_more_tokens_at_the_end_are_fine(merge: Merge) -> None:
 
 
 def test_damaged_tokenizer(merge: Merge) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json of models\['a'\] or of base is damaged"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json of models\['a'\] is damaged"):
         merge({}, {}, files={"tokenizer.json": ("{}", "{")})
 
 

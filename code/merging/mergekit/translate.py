@@ -101,6 +101,30 @@ def _ties(values: Values) -> dict[str, Any]:
     }
 
 
+def _sparse(*keys: str) -> Callable[[Values], dict[str, Any]]:
+    """Options of methods that thin out task vectors before they combine them; ``keys`` are by model."""
+
+    def options(values: Values) -> dict[str, Any]:
+        return {
+            **{key: values.by_task[key] for key in ("density", *keys)},
+            "weights": values.by_task["weight"],
+            "scaling_factor": values.common["lambda"],
+            "normalize": values.common["normalize"],
+            "rescale": "l1" if values.common["rescale"] else "none",
+        }
+
+    return options
+
+
+def _della(values: Values) -> dict[str, Any]:
+    """With density 1 mergekit keeps everything, whatever epsilon."""
+    options = _sparse("epsilon")(values)
+    density = options["density"]
+    return options | {
+        "epsilon": {task: 0.0 if density[task] >= 1 else its for task, its in options["epsilon"].items()}
+    }
+
+
 def _same(*keys: str) -> Callable[[Values], dict[str, Any]]:
     """Options that are called as mergekit's parameters."""
     return lambda values: {key: values.common[key] for key in keys}
@@ -120,6 +144,22 @@ def _parity(has_base: bool) -> dict[str, Any]:
 
 def _relative(has_base: bool) -> dict[str, Any]:
     return {"relative_to_base": has_base}
+
+
+def _sparse_method(
+    name: str,
+    options: Callable[[Values], dict[str, Any]],
+    *,
+    normalize: bool,
+    rescale: bool,
+    **by_model: float,
+) -> Method:
+    return Method(
+        name,
+        options,
+        {"normalize": normalize, "rescale": rescale, "lambda": 1.0},
+        {"weight": REQUIRED, "density": 1.0, **by_model},
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -163,6 +203,16 @@ METHODS: dict[str, Method] = {
         {"weight": REQUIRED, "density": 1.0},
         fixed=_per_tensor,
     ),
+    "dare_linear": _sparse_method("dare_linear", _sparse(), normalize=False, rescale=True),
+    "dare_ties": _sparse_method("dare_ties", _sparse(), normalize=False, rescale=True),
+    "breadcrumbs": _sparse_method(
+        "breadcrumbs", _sparse("gamma"), normalize=False, rescale=False, gamma=0.01
+    ),
+    "breadcrumbs_ties": _sparse_method(
+        "breadcrumbs_ties", _sparse("gamma"), normalize=False, rescale=False, gamma=0.01
+    ),
+    "della": _sparse_method("della", _della, normalize=True, rescale=True, epsilon=0.15),
+    "della_linear": _sparse_method("della_linear", _della, normalize=False, rescale=True, epsilon=0.15),
     "model_stock": Method(
         "model_stock",
         _same("filter_wise"),

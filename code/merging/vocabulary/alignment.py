@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,11 +60,17 @@ class Alignment:
         return changed
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the joint tokenizer, in place of any other, and check it.
+        """Write the joint tokenizer into a model folder, in place of any other, and check it.
+
+        The config that lies there is the first model's, and gets the new numbers of tokens.
 
         Returns:
             What ``merge.json`` says of it.
         """
+        for name in ("config.json", "generation_config.json"):
+            if (folder / name).is_file():
+                config = self.config(json.loads((folder / name).read_text()), next(iter(self.sources)))
+                (folder / name).write_text(json.dumps(config, indent=2) + "\n")
         for name in TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)
         record: dict[str, Any] = {
