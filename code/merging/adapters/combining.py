@@ -75,7 +75,8 @@ class _Updates:
         if module not in self._adapter.modules:
             return piece
         update = update_of(self._adapter, module)
-        return add_product(piece, start, update.b, update.a, scaling=update.scaling)
+        add_product(piece, start, update.b, update.a, scaling=update.scaling)
+        return piece
 
 
 class _Zeros:

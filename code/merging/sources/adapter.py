@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from merging.checkpoints import TensorInfo
 from merging.errors import CheckpointError
-from merging.sources import Source, for_computing
+from merging.sources import Source, for_computing, read_for_computing
 from merging.sources.adapter_folder import AdapterFolder, LowRank, Scaled
 from merging.sources.adapter_names import match_modules, match_name
 
@@ -26,8 +26,8 @@ _BLOCK_ELEMENTS = 2**16
 """The product of two factors is computed in blocks of whole rows of about this size, always the same ones: an
 element comes out the same, to the last bit, whichever piece it is asked for in."""
 
-_Change = Callable[["Tensor", int], "Tensor"]
-"""Takes a vector of elements of a weight and the number of the first; gives them changed."""
+_Change = Callable[["Tensor", int], object]
+"""Changes a vector of elements of a weight in place; told the number of the first."""
 
 
 class AdapterSource:
@@ -95,12 +95,22 @@ class AdapterSource:
 
     def read_piece(self, name: str, start: int, stop: int) -> Tensor:
         """Elements of one effective tensor, counted row by row, as a vector."""
+        if name in self._changes:
+            return self.read_for_computing(name, start, stop)
         if name in self._replaced:
-            piece = self.adapter.read_piece(self._replaced[name], start, stop)
+            return self.adapter.read_piece(self._replaced[name], start, stop)
+        return self._base.read_piece(name, start, stop)
+
+    def read_for_computing(self, name: str, start: int, stop: int) -> Tensor:
+        """As ``read_piece``, in float32 (float64 where it is stored so); the vector is the caller's own."""
+        if name in self._replaced:
+            piece, own = for_computing(self.adapter.read_piece(self._replaced[name], start, stop)), False
         else:
-            piece = self._base.read_piece(name, start, stop)
-        change = self._changes.get(name)
-        return piece if change is None else change(for_computing(piece), start)
+            piece, own = read_for_computing(self._base, name, start, stop)
+        piece = piece if own else piece.clone()
+        if name in self._changes:
+            self._changes[name](piece, start)
+        return piece
 
     def digest(self) -> str:
         """Hex SHA-256 that names base and adapter together."""
@@ -140,10 +150,10 @@ class AdapterSource:
         self._mark_changed(name)
         folder, scaling = self.adapter, its.scaling
 
-        def add_update(piece: Tensor, start: int) -> Tensor:
+        def add_update(piece: Tensor, start: int) -> None:
             a, b = folder.factors(module)
             left, right = (a.T, b.T) if swapped else (b, a)
-            return add_product(piece, start, left, right, scaling=scaling)
+            add_product(piece, start, left, right, scaling=scaling)
 
         self._changes[name] = add_update
         if its.bias is not None:
@@ -155,7 +165,7 @@ class AdapterSource:
                 )
             key = its.bias
             self._mark_changed(bias)
-            self._changes[bias] = lambda piece, start: piece.add(
+            self._changes[bias] = lambda piece, start: piece.add_(
                 for_computing(folder.read(key))[start : start + piece.numel()], alpha=scaling
             )
 
@@ -171,19 +181,19 @@ class AdapterSource:
             )
         folder, columns = self.adapter, info.shape[1]
 
-        def scale(piece: Tensor, start: int) -> Tensor:
+        def scale(piece: Tensor, start: int) -> None:
             import torch
 
             numbers = torch.arange(start, start + piece.numel())
             vector = folder.vector(module).to(piece.dtype)
-            return piece * vector[numbers % columns if axis else numbers // columns]
+            piece.mul_(vector[numbers % columns if axis else numbers // columns])
 
         self._mark_changed(name)
         self._changes[name] = scale
         if not its.on_inputs and bias in self._infos:  # outputs are scaled after the bias was added
             self._mark_changed(bias)
-            self._changes[bias] = lambda piece, start: (
-                piece * folder.vector(module).to(piece.dtype)[start : start + piece.numel()]
+            self._changes[bias] = lambda piece, start: piece.mul_(
+                folder.vector(module).to(piece.dtype)[start : start + piece.numel()]
             )
 
     def _is_swapped(self, shape: tuple[int, ...], its: Scaled) -> bool:
@@ -207,8 +217,10 @@ class AdapterSource:
         self._infos[name] = TensorInfo("F64" if info.dtype == "F64" else "F32", info.shape)
 
 
-def add_product(piece: Tensor, start: int, left: Tensor, right: Tensor, *, scaling: float) -> Tensor:
-    """Add elements of ``scaling * left @ right`` to a vector of elements of a matrix.
+def add_product(piece: Tensor, start: int, left: Tensor, right: Tensor, *, scaling: float) -> None:
+    """Add elements of ``scaling * left @ right`` to a vector of elements of a matrix, in place.
+
+    An element comes out the same, bit for bit, in whichever piece it is asked for.
 
     Args:
         piece: elements of the matrix, counted row by row.
@@ -216,21 +228,20 @@ def add_product(piece: Tensor, start: int, left: Tensor, right: Tensor, *, scali
         left: (rows, rank).
         right: (rank, columns).
         scaling: a factor.
-
-    Returns:
-        A new vector; an element is the same, bit for bit, in whichever piece it is asked for.
     """
+    import torch
+
     columns = right.shape[1]
     block = max(1, _BLOCK_ELEMENTS // columns)
     stop = start + piece.numel()
-    result = piece.clone()
+    left, right = left.to(piece.dtype), right.to(piece.dtype)
+    buffer = piece.new_empty(block, columns)
     row = start // columns // block * block
     while row * columns < stop:
         rows = left[row : row + block]
-        product = (rows.to(piece.dtype) @ right.to(piece.dtype)).reshape(-1)
+        product = torch.mm(rows, right, out=buffer[: len(rows)]).view(-1)
         low, high = max(start, row * columns), min(stop, row * columns + product.numel())
-        result[low - start : high - start].add_(
+        piece[low - start : high - start].add_(
             product[low - row * columns : high - row * columns], alpha=scaling
         )
         row += block
-    return result
