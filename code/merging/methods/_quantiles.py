@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from merging.methods._seam import Parameter, Piece, Pieces
-from merging.methods._thresholds import Cut
+from merging.methods._thresholds import Cut, num_elements
 from merging.methods._thresholds import largest as largest_magnitudes
 
 if TYPE_CHECKING:
@@ -16,36 +16,56 @@ T = TypeVar("T")
 
 _FEW = 2**14  # elements; below, a selection from all of them costs nothing
 
-ByStart = dict[int, "Tensor"]
-"""Numbers >= 0 of each piece, as a vector, by the piece's first element."""
+
+def collect(pieces: Pieces, function: Callable[[Piece], tuple[Tensor, T]]) -> tuple[Tensor, list[T]]:
+    """Compute a number >= 0 for each element of one parameter; several threads work at it.
+
+    Args:
+        pieces: of one parameter.
+        function: gives the numbers of a piece, in any shape, and something else.
+
+    Returns:
+        The numbers as a vector, and what else there was, by piece.
+    """
+    # One tensor: many small ones that stay would keep the allocator from using memory again, which costs more
+    # than the arithmetic.
+    for piece in pieces:
+        like, _ = function(piece)
+        break
+    numbers = like.new_empty(num_elements(pieces))
+
+    def work(piece: Piece) -> T:
+        found, rest = function(piece)
+        numbers_of(numbers, piece).copy_(found.reshape(-1))
+        return rest
+
+    return numbers, pieces.map(work)
 
 
-def keep(pieces: Pieces, function: Callable[[Piece], Tensor]) -> ByStart:
-    """``function`` of every piece of one parameter; several threads work at it."""
-    return dict(pieces.map(lambda piece: (piece.parameter.start, function(piece).reshape(-1))))
+def numbers_of(numbers: Tensor, piece: Piece) -> Tensor:
+    """Those of the elements of a piece; a view."""
+    return numbers[piece.parameter.start : piece.parameter.start + piece.parameter.size]
 
 
-def largest(pieces: Pieces, numbers: ByStart, count: int) -> Cut:
+def largest(pieces: Pieces, numbers: Tensor, count: int) -> Cut:
     """Find the ``count`` largest numbers; of equal ones the first."""
     return largest_magnitudes(_Numbers(pieces, numbers), {"": [count]})[""][0]
 
 
-def quantiles(pieces: Pieces, numbers: ByStart, shares: Sequence[float]) -> list[float]:
+def quantiles(pieces: Pieces, numbers: Tensor, shares: Sequence[float]) -> list[float]:
     """Of n numbers in ascending order, those at floor(share (n - 1)), counted from 0; 0 if there are none.
 
     Args:
         pieces: of one parameter.
-        numbers: by piece.
+        numbers: of its elements.
         shares: > 0.001 and <= 1; the smallest of many numbers is not looked for.
     """
-    import torch
-
-    total = sum(its.numel() for its in numbers.values())
+    total = numbers.numel()
     places = [int(share * (total - 1)) for share in shares]
     if not total:
         return [0.0] * len(places)
     if total <= _FEW:
-        ordered = torch.cat(list(numbers.values())).sort().values
+        ordered = numbers.sort().values
         return [float(ordered[place]) for place in places]
     counts = [total - place for place in places]
     cuts = largest_magnitudes(_Numbers(pieces, numbers), {"": counts})[""]
@@ -64,7 +84,7 @@ class _Number(dict[str, Any]):
 class _Numbers:
     """The numbers as pieces of a parameter, worked at by the threads of its own pieces."""
 
-    def __init__(self, pieces: Pieces, numbers: ByStart) -> None:
+    def __init__(self, pieces: Pieces, numbers: Tensor) -> None:
         self._pieces = pieces
         self._numbers = numbers
 
@@ -75,4 +95,4 @@ class _Numbers:
         return self._pieces.map(lambda piece: function(self._of(piece)))
 
     def _of(self, piece: Piece) -> _Number:
-        return _Number(self._numbers[piece.parameter.start], piece.parameter, piece.options)
+        return _Number(numbers_of(self._numbers, piece), piece.parameter, piece.options)

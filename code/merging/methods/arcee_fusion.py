@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from merging.methods._quantiles import quantiles
+from merging.methods._quantiles import collect, quantiles
 from merging.methods._seam import Granularity, Parameter, Piece, Pieces
 from merging.methods._tasks import check_finite
 
@@ -59,12 +59,11 @@ def measure(pieces: Pieces, options: Options) -> Salience:
     """Take all KLs, and the threshold of the importance; keeps one number for each element meanwhile."""
     import torch
 
-    found = pieces.map(_importance_and_divergences)
-    importance = {start: numbers for start, numbers, _ in found}
+    importance, divergences = collect(pieces, _importance_and_divergences)
     lower, median, upper = quantiles(pieces, importance, (0.25, 0.5, 0.75))
     return Salience(
         threshold=median + options.spread * (upper - lower),
-        divergences=torch.cat([divergences for *_, divergences in found]),
+        divergences=torch.cat(divergences),
     )
 
 
@@ -106,8 +105,8 @@ def _importance(base: Tensor, model: Tensor, divergences: Tensor) -> Tensor:
     return (model - base).abs_().reshape(len(divergences), -1).mul_(divergences.unsqueeze(-1))
 
 
-def _importance_and_divergences(piece: Piece) -> tuple[int, Tensor, Tensor]:
-    """First element of a piece, the importance of its elements as a vector, and the KLs of its rows.
+def _importance_and_divergences(piece: Piece) -> tuple[Tensor, Tensor]:
+    """Importance of the elements of a piece, and the KLs of its rows.
 
     A KL is a small difference of larger numbers where the model is close to the base: so in float64.
     """
@@ -116,11 +115,11 @@ def _importance_and_divergences(piece: Piece) -> tuple[int, Tensor, Tensor]:
     base: Tensor = piece["base"]
     (model,) = piece["models"].values()
     if not base.numel():
-        return piece.parameter.start, base.reshape(-1), base.reshape(-1)
+        return base, base.reshape(-1)
     length = base.shape[-1] if base.dim() else 1
     new, old = (tensor.reshape(-1, length).double() for tensor in (model, base))
     change = new - old
     total, old_total = new.logsumexp(-1), old.logsumexp(-1)
     mean_change = torch.linalg.vecdot((new - total.unsqueeze(-1)).exp_(), change)
     divergences = (mean_change - (total - old_total)).clamp_(min=0.0).to(base)
-    return piece.parameter.start, _importance(base, model, divergences).reshape(-1), divergences
+    return _importance(base, model, divergences), divergences

@@ -77,12 +77,12 @@ def _count(piece: Piece, options: Options) -> list[tuple[int, int]]:
     """How many elements each task changes with others, and alone."""
     import torch
 
+    # Pieces are far below 2**24 elements, up to which float32 counts without error.
     deltas, count = changes(piece["base"], piece["models"], options.epsilon)
     unique = (count == 1).to(count).reshape(-1)
     counts = []
     for delta in deltas:
         changed = delta.sign_().abs_().reshape(-1)
-        num_changed = int(changed.sum(dtype=torch.float64))
-        num_unique = int(changed.mul_(unique).sum(dtype=torch.float64))
+        num_changed, num_unique = int(changed.sum()), int(torch.dot(changed, unique))
         counts.append((num_changed - num_unique, num_unique))
     return counts

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from merging.errors import OptionError
 from merging.methods._geometry import differences
-from merging.methods._quantiles import ByStart, keep, largest
+from merging.methods._quantiles import collect, largest, numbers_of
 from merging.methods._seam import Granularity, Parameter, Piece, Pieces
 from merging.methods._thresholds import Cut
 
@@ -64,12 +64,15 @@ def measure(pieces: Pieces, options: Options) -> Selection:
     """Take cut and weights; keeps one number for each element meanwhile, if there is a selection."""
     import torch
 
-    variances = None if options.select_topk == 1 else keep(pieces, lambda its: _variance(differences(its)))
-    cut = None if variances is None else _cut(pieces, variances, options)
+    cut = None
+    if options.select_topk < 1:
+        variances, counts = collect(pieces, _variance_and_count)
+        cut = largest(pieces, variances, int(sum(counts) * options.select_topk))
 
     def squares(piece: Piece) -> list[float]:
-        start = piece.parameter.start
-        deltas = _select(differences(piece), None if variances is None else variances[start], cut, start)
+        deltas = differences(piece)
+        if cut is not None:
+            deltas = _select(deltas, numbers_of(variances, piece).clone(), cut, piece.parameter.start)
         return [float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2 for delta in deltas]
 
     num_elements = max(sum(piece.parameter.size for piece in pieces), 1)
@@ -120,7 +123,7 @@ def merge(
     if options.parity:
         divisor.clamp_(min=_FLOOR)
     else:
-        divisor.masked_fill_(divisor == 0, 1.0)  # nobody agrees: there is nothing to divide
+        divisor.clamp_(min=torch.finfo(divisor.dtype).tiny)  # where nobody agrees, 0 is divided
     return merged.div_(divisor).mul_(sign).add_(base)
 
 
@@ -137,15 +140,13 @@ def _variance(deltas: Sequence[Tensor]) -> Tensor:
     return squares.addcmul_(total, total, value=-1.0 / num_tasks).div_(num_tasks).relu_()
 
 
-def _cut(pieces: Pieces, variances: ByStart, options: Options) -> Cut:
-    """Which variances are kept."""
-    num_varying = sum(int(variance.count_nonzero()) for variance in variances.values())
-    return largest(pieces, variances, int(num_varying * options.select_topk))
+def _variance_and_count(piece: Piece) -> tuple[Tensor, int]:
+    """Variances of a piece, and how many are not 0."""
+    variance = _variance(differences(piece))
+    return variance, int(variance.count_nonzero())
 
 
-def _select(deltas: list[Tensor], variance: Tensor | None, cut: Cut | None, start: int) -> list[Tensor]:
-    """Zero in place what is not selected."""
-    if variance is None or cut is None:
-        return deltas
-    is_kept = cut.keep_(variance.clone(), start).sign_()
+def _select(deltas: list[Tensor], variance: Tensor, cut: Cut, start: int) -> list[Tensor]:
+    """Zero in place what is not selected; uses up ``variance``."""
+    is_kept = cut.keep_(variance, start).sign_()
     return [delta.mul_(is_kept) for delta in deltas]
