@@ -105,6 +105,14 @@ class Kronecker:
         """The operator multiplied by a number."""
         return Kronecker(self.inputs, self.outputs, self.weight * factor)
 
+    def identity(self, weight: float) -> Kronecker:
+        """``weight * I``, of the same sizes."""
+        import torch
+
+        inputs = torch.eye(len(self.inputs)).to(self.inputs)
+        outputs = None if self.outputs is None else torch.eye(len(self.outputs)).to(self.outputs)
+        return Kronecker(inputs, outputs, weight)
+
 
 @dataclass(frozen=True)
 class Diagonal:

@@ -6,10 +6,14 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from merging.errors import CheckpointError
 from merging.methods._linear import Curvature, Kronecker
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LARGEST_RIDGE = 1e6
+"""In units of the diagonal: more than a matrix with a diagonal around 1 can need."""
 
 
 def jacobi(operators: Iterable[Curvature], delta: float = 0.0) -> Callable[[Tensor], Tensor]:
@@ -55,7 +59,9 @@ def kronecker_inverse(
         mean = torch.zeros_like(unit) if others else unit
         for its, other in zip(others, of_others, strict=True):
             mean.add_(unit if other is None else other, alpha=its.weight / weight)
-        return _jointly_diagonal(matrix + damping * unit, mean, ridge)
+        _, root = regular(matrix + damping * unit, ridge)
+        vectors, values = jointly_diagonal(root, mean)
+        return torch.linalg.solve_triangular(root.T, vectors, upper=True), values
 
     left, a = side(first.inputs, [its.inputs for its in others])
     if first.outputs is None:
@@ -68,20 +74,44 @@ def kronecker_inverse(
     return lambda r: left @ ((left.T @ r @ right) / divisor) @ right.T
 
 
-def _jointly_diagonal(first: Tensor, second: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """P and a with P^T (M_1 + ridge I) P = I and P^T M_2 P = diag(a); ridge in units of M_1's diagonal.
+def regular(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Make a second moment positive definite.
 
-    The ridge grows until M_1, which rounding may have given negative eigenvalues, is positive definite.
+    Args:
+        matrix: symmetric, not 0, float64; rounding may have given it negative eigenvalues.
+        ridge: > 0, in units of the largest element of the diagonal; grows by 10 until it is enough.
+
+    Returns:
+        M, which is the matrix with the ridge, and its lower triangular root L, M = L L^T.
+
+    Raises:
+        CheckpointError: none is enough.
     """
     import torch
 
-    size = float(first.diagonal().max())
-    unit = torch.eye(len(first), dtype=first.dtype, device=first.device)
-    failed: object = True
-    while failed:
-        factor, failed = torch.linalg.cholesky_ex(first + ridge * size * unit)
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) * matrix.diagonal().max()
+    while ridge < LARGEST_RIDGE:
+        whole = matrix + ridge * unit
+        root, failed = torch.linalg.cholesky_ex(whole)
+        if not failed:
+            return whole, root
         ridge *= 10
-    half = torch.linalg.solve_triangular(factor, second, upper=False)
-    half = torch.linalg.solve_triangular(factor, half.T, upper=False)
+    raise CheckpointError(
+        "a factor of a curvature is not positive semi-definite, not even about, or has values that are not "
+        "finite. Second moments never are like this; estimate it again."
+    )
+
+
+def jointly_diagonal(root: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Diagonalise two symmetric matrices, L L^T and another, by one change of coordinates.
+
+    Returns:
+        E, orthogonal, and a >= 0 with E^T L^-1 M_2 L^-T E = diag(a): with P = L^-T E, P^T L L^T P = I and
+        P^T M_2 P = diag(a), and the inverse of P^T is L E.
+    """
+    import torch
+
+    half = torch.linalg.solve_triangular(root, other, upper=False)
+    half = torch.linalg.solve_triangular(root, half.T, upper=False)
     values, vectors = torch.linalg.eigh((half + half.T) / 2)
-    return torch.linalg.solve_triangular(factor.T, vectors, upper=True), values.clamp_(min=0)
+    return vectors, values.clamp_(min=0)

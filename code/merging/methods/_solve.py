@@ -89,7 +89,6 @@ def conjugate_gradients(
     max_iterations: int,
     precondition: Callable[[Tensor], Tensor] | None = None,
     average_last: int = 0,
-    at_least: Callable[[Tensor], Tensor] | None = None,
 ) -> Solution:
     """Solve ``C x = right`` from x = 0, in the dtype of ``right`` with scalars in float64.
 
@@ -104,8 +103,6 @@ def conjugate_gradients(
         precondition: an approximate inverse of C, symmetric and positive definite.
         average_last: the result is the mean over so many last ones of ``max_iterations`` iterates; 0: the
             last iterate. A run that ends before all of them gives its last one.
-        at_least: an operator; a direction in which C has not even its curvature ends the run. The iterates up
-            to there never used one.
     """
     import torch
 
@@ -123,10 +120,7 @@ def conjugate_gradients(
     while size > target and iterations < max_iterations:
         product = operator(direction)
         curvature, length = _dot(direction, product), norm(direction)
-        enough = smallest * length * norm(product)
-        if at_least is not None:
-            enough = max(enough, _dot(direction, at_least(direction)))
-        if not curvature > enough:
+        if not curvature > smallest * length * norm(product):
             exit = "curvature"
             break
         step = rho / curvature

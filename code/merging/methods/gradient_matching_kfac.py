@@ -16,8 +16,10 @@ are merged by ``gradient_matching`` if diagonal Hessians are given, and by task 
 Special cases, tested: those of ``gradient_matching``, with operators for diagonals; diagonal factors give its
 result; for quadratic losses and proximal training it is the joint optimum.
 
-A negative alpha_t removes a task. A run then ends at the first direction in which the sum of the curvatures
-falls below ``kappa`` H_0; what was found up to there never uses one.
+A negative alpha_t removes a task. Where its curvature would leave less than ``kappa`` H_0, in the directions
+in which both are diagonal, it is cut, on both sides of the equation. So no step gets out of hand, as it can
+above the floor of ``gradient_matching``: with one task it is at most (|alpha| + 1 - kappa) / kappa times the
+task's own, in the norm of H_0.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from merging.errors import CheckpointError, OptionError
 from merging.methods import gradient_matching, task_arithmetic
 from merging.methods._linear import Kronecker, check_fit, from_matrix, known, kronecker, to_matrix
 from merging.methods._precondition import jacobi, kronecker_inverse
+from merging.methods._removal import Limited, limited
 from merging.methods._solve import cholesky_solve, conjugate_gradients, norm
 from merging.methods._tasks import check_finite, per_task
 
@@ -62,7 +65,7 @@ class Options:
     """kronecker is much the best, and costs two eigenvalue problems for each layer; jacobi divides by the
     diagonal."""
     kappa: float = 0.1
-    """The sum of the curvatures has to stay at kappa H_0 or more; 0..1, matters for negative alpha only."""
+    """How much of H_0 has to stay, 0..1; matters for negative alpha only."""
 
     def __post_init__(self) -> None:
         check_finite("gradient_matching_kfac: scaling_factor", self.scaling_factor)
@@ -102,7 +105,8 @@ def merge(
         base_hessian: diagonal of H_0, for parameters without factors.
         parameter: its name, for errors.
         report: is told the number of iterations, the initial and the final residual and how the run ended; or
-            the ridge of Cholesky's method.
+            the ridge of Cholesky's method. With a negative alpha_t, also the fraction of the directions in
+            which its curvature was cut.
 
     Returns:
         The merged parameter. Inputs are not modified.
@@ -126,34 +130,30 @@ def merge(
         sum_of_tasks = task_arithmetic.Options(scaling_factor=options.scaling_factor)
         start = task_arithmetic.merge(base, models, sum_of_tasks)
 
-    system = _System(
-        {task: kronecker(its, base) for task, its in layers.items()},
-        {task: alpha[task] for task in layers},
+    system = _system(
+        {task: (alpha[task], kronecker(its, base)) for task, its in layers.items()},
         None if base_factors is None else kronecker(base_factors, base),
-        options.delta_0,
-    ).balanced()
+        options,
+    )
     origin, old = to_matrix(start, layer), to_matrix(base, layer)
     right, unit = torch.zeros_like(origin), 0.0
-    for task, curvature in system.curvatures.items():
+    for task in layers:
         model = to_matrix(models[task], layer)
-        right += curvature(model - origin).mul_(alpha[task])
-        unit += abs(alpha[task]) * norm(curvature(model - old))
+        right += system.task_times(task, model - origin)
+        unit += norm(system.task_times(task, model - old))
     target = options.tolerance * unit
-    removes = min(alpha.values()) < 0
-    if norm(right) > target and layer.outputs is None and not removes:
+    if layer.outputs is None and not system.removed and norm(right) > target:
         correction, ridge = system.solve(right, precision=torch.finfo(layer.inputs.dtype).eps)
         if report is not None:
             report("ridge", ridge)
         return from_matrix(origin + correction, base, layer)
+    precondition = system.preconditioner(options.preconditioner, right) if norm(right) > target else None
     solution = conjugate_gradients(
-        system,
-        right,
-        target=target,
-        max_iterations=options.num_iterations,
-        precondition=system.preconditioner(options.preconditioner, right) if norm(right) > target else None,
-        at_least=(lambda x: options.kappa * system.prior_times(x)) if removes else None,
+        system, right, target=target, max_iterations=options.num_iterations, precondition=precondition
     )
     solution.tell(report, unit=unit)
+    if report is not None and system.removed:
+        report("cut_fraction", max(its.cut for its in system.removed.values()))
     return from_matrix(origin + solution.x, base, layer)
 
 
@@ -161,39 +161,27 @@ def merge(
 class _System:
     """H_0 + delta I + sum_t alpha_t H_t, an operator."""
 
-    curvatures: Mapping[str, Kronecker]
-    alpha: Mapping[str, float]
+    added: Mapping[str, Kronecker]
+    """alpha_t H_t of alpha_t >= 0."""
+    removed: Mapping[str, Limited]
+    """-alpha_t H_t of the others."""
     prior: Kronecker | None
     delta: float
 
-    def balanced(self) -> _System:
-        """Divided by its largest weight: the solution stays, and numbers stay in the range of float32."""
-        weights = [abs(self.alpha[task]) * its.weight for task, its in self.curvatures.items()]
-        largest = max(self.delta, 0.0 if self.prior is None else self.prior.weight, *weights)
-        if largest == 0:
-            return self
-        return _System(
-            {task: its.times(1 / largest) for task, its in self.curvatures.items()},
-            self.alpha,
-            None if self.prior is None else self.prior.times(1 / largest),
-            self.delta / largest,
-        )
-
-    def prior_times(self, x: Tensor) -> Tensor:
-        """(H_0 + delta I) x."""
-        return x * self.delta if self.prior is None else self.prior(x).add_(x, alpha=self.delta)
+    def task_times(self, task: str, x: Tensor) -> Tensor:
+        """alpha_t H_t x, a new tensor."""
+        return self.added[task](x) if task in self.added else self.removed[task](x).neg_()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Product with x, a new tensor."""
-        product = self.prior_times(x)
-        for task, curvature in self.curvatures.items():
-            product.add_(curvature(x), alpha=self.alpha[task])
+        product = x * self.delta if self.prior is None else self.prior(x).add_(x, alpha=self.delta)
+        for task in (*self.added, *self.removed):
+            product += self.task_times(task, x)
         return product
 
-    def _added(self) -> list[Kronecker]:
+    def _positive(self) -> list[Kronecker]:
         """Operators of weight > 0 but for delta I; H_0 first, then the largest first."""
-        tasks = [its.times(self.alpha[task]) for task, its in self.curvatures.items()]
-        tasks.sort(key=lambda its: -its.weight)  # not by name: the preconditioner treats the first apart
+        tasks = sorted(self.added.values(), key=lambda its: -its.weight)  # names must not matter
         return [its for its in (self.prior, *tasks) if its is not None and its.weight > 0]
 
     def solve(self, right: Tensor, *, precision: float) -> tuple[Tensor, float]:
@@ -201,7 +189,7 @@ class _System:
         import torch
 
         matrix = torch.zeros(len(right), len(right), dtype=torch.float64, device=right.device)
-        for operator in self._added():
+        for operator in self._positive():
             matrix.add_(operator.inputs, alpha=operator.weight)
         matrix.diagonal().add_(self.delta)
         solution, ridge = cholesky_solve(matrix, right.to(torch.float64), precision=precision)
@@ -209,12 +197,32 @@ class _System:
 
     def preconditioner(self, kind: str, like: Tensor) -> Callable[[Tensor], Tensor] | None:
         """An approximate inverse, without what is taken away."""
-        added = self._added()
-        if kind == "none" or not added:
+        operators = self._positive()
+        if kind == "none" or not operators:
             return None
         if kind == "jacobi":
-            return jacobi(added, self.delta)
-        return kronecker_inverse(added, self.delta, like)
+            return jacobi(operators, self.delta)
+        return kronecker_inverse(operators, self.delta, like)
+
+
+def _system(
+    tasks: Mapping[str, tuple[float, Kronecker]], prior: Kronecker | None, options: Options
+) -> _System:
+    """The system of alpha_t and H_t by task.
+
+    It is divided by its largest weight: the solution stays, and numbers stay in the range of float32.
+    """
+    weights = [abs(factor) * its.weight for factor, its in tasks.values()]
+    unit = max(options.delta_0, 0.0 if prior is None else prior.weight, *weights) or 1.0
+    prior, delta = None if prior is None else prior.times(1 / unit), options.delta_0 / unit
+    added = {task: its.times(factor / unit) for task, (factor, its) in tasks.items() if factor >= 0}
+    removed = {task: its.times(-factor / unit) for task, (factor, its) in tasks.items() if factor < 0}
+    if not removed:
+        return _System(added, {}, prior, delta)
+    if prior is None or prior.weight == 0:  # delta I is all that can be taken away from
+        prior, delta = next(iter(removed.values())).identity(delta), 0.0
+    cut, prior = limited(list(removed.values()), prior, 1 - options.kappa)
+    return _System(added, dict(zip(removed, cut, strict=True)), prior, delta)
 
 
 def _check(labelled: Mapping[str, Factors], base: Tensor, parameter: Parameter | None) -> None:
