@@ -59,3 +59,32 @@ def test_an_adapter_needs_its_base(make_adapter: Any, tmp_path: Path) -> None:
         merge_checkpoints(
             method="average", options={}, base=None, models={"a": folder}, extras={}, out=tmp_path / "out"
         )
+
+
+def test_pickled_models_and_adapters_together(
+    base_folder: Path, make_adapter: Any, bases: Any, tmp_path: Path
+) -> None:
+    """A base in PyTorch's own format, one adapter of it, one whole model in that format."""
+    from safetensors.torch import load_file
+
+    made = make_adapter("bert", "a", 0, {"target_modules": ["query"], "r": 2})
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "config.json").write_text((base_folder / "config.json").read_text())
+    torch.save(
+        {name: its + 1 for name, its in bases["bert"].state_dict().items()}, whole / "pytorch_model.bin"
+    )
+    torch.save(load_file(base_folder / "model.safetensors"), base_folder / "pytorch_model.bin")
+    (base_folder / "model.safetensors").unlink()
+    merge_checkpoints(
+        method="average",
+        options={},
+        base=base_folder,
+        models={"a": made.folder, "b": whole},
+        extras={},
+        out=tmp_path / "out",
+    )
+    merged = open_checkpoint(tmp_path / "out", label="out")
+    for name in merged.tensors:
+        expected = (made.effective[name] + bases["bert"].state_dict()[name] + 1) / 2
+        torch.testing.assert_close(merged.read(name), expected, rtol=1e-5, atol=1e-6, msg=name)

@@ -108,50 +108,62 @@ def test_is_the_dense_merge(
         assert losses.all < 1e-5 and max(losses.modules.values()) < 1e-5
 
 
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 @pytest.mark.parametrize("with_base", [True, False])
 def test_a_method_that_is_no_weighted_sum(
-    with_base: bool, made: Any, bases: Any, tmp_path: Path, base_folder: Path
+    with_base: bool, architecture: str, made: Any, bases: Any, tmp_path: Path
 ) -> None:
-    adapters, options = made("bert", BERT), {"density": 0.5}
+    adapters, options = made(architecture, CONFIGS[architecture]), {"density": 0.5}
     losses = merge_adapters(
         method="ties",
         options=options,
         adapters=folders(adapters),
-        base=base_folder if with_base else None,
+        base=saved(bases[architecture], tmp_path / "base") if with_base else None,
         out=tmp_path / "out",
         result="svd",
-        rank=12,
+        rank=32,
     )
     assert losses is not None and losses.all < 1e-5
-    models = {task: its.effective for task, its in adapters.items()}
-    names = {name for name, its in bases["bert"].state_dict().items()}
+    base = bases[architecture].state_dict()
     if not with_base:  # the method sees what adapters change, nothing else
-        names = {
-            f"{module}.weight"
-            for folder in folders(adapters).values()
-            for module in AdapterFolder(folder, label="a").modules
-        }
-    base = {name: its for name, its in bases["bert"].state_dict().items() if name in names}
+        opened = [AdapterFolder(folder, label="a") for folder in folders(adapters).values()]
+        base = {f"{module}.weight": base[f"{module}.weight"] for its in opened for module in its.modules}
     expected = merge_tensors(
         method="ties",
         options=options,
         base=base,
-        models={task: {name: its[name] for name in names} for task, its in models.items()},
+        models={task: {name: its.effective[name] for name in base} for task, its in adapters.items()},
         extras={},
     )
-    merged = loaded_by_peft(bases["bert"], tmp_path / "out")
-    assert_same(
-        {name: merged[name] for name in sorted(expected)}, dict(sorted(expected.items())), tolerance=1e-4
-    )
+    merged = loaded_by_peft(bases[architecture], tmp_path / "out")
+    assert_same({name: merged[name] for name in expected}, expected, tolerance=1e-4)
 
 
-@pytest.fixture
-def base_folder(bases: Any, tmp_path: Path) -> Path:
+def saved(model: Any, folder: Path) -> Path:
+    """A model's folder."""
     from merging.models import quiet
 
     with quiet():
-        bases["bert"].save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+        model.save_pretrained(folder)
+    return folder
+
+
+def test_an_average_that_scales_the_base(made: Any, bases: Any, tmp_path: Path) -> None:
+    """Weights that do not sum to 1 change theta_0 itself: with a base, that is part of the difference."""
+    adapters, options = made("bert", BERT), {"weights": {"a": 0.5, "b": 0.25}, "normalize": False}
+    merge_adapters(
+        method="average",
+        options=options,
+        adapters=folders(adapters),
+        base=saved(bases["bert"], tmp_path / "base"),
+        out=tmp_path / "out",
+        result="svd",
+        rank=12,
+    )
+    expected = dense(bases["bert"], adapters, "average", options)
+    merged = loaded_by_peft(bases["bert"], tmp_path / "out")
+    name = "bert.encoder.layer.1.attention.self.query.weight"
+    torch.testing.assert_close(merged[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_truncation_is_reported(made: Any, bases: Any, tmp_path: Path) -> None:
