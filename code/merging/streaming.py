@@ -26,6 +26,7 @@ from merging.compute_options import ComputeOptions
 from merging.errors import CheckpointError, OptionError
 from merging.heads import is_head, write_heads
 from merging.hessians.artifact import StoredHessian
+from merging.layout import transposed_weights
 from merging.options import parse
 from merging.output_options import OutputOptions
 from merging.policy import Policy
@@ -36,6 +37,7 @@ from merging.sources.adapter_folder import is_adapter
 from merging.sources.memory import MemoryCheckpoint
 from merging.sources.opening import Model, open_model
 from merging.sources.statistics import HessianSource, MemoryStatistic, Statistic, WholeModelStatistic
+from merging.sources.stored_statistics import as_input
 from merging.tensor_merge import Sink, TensorMerge
 from merging.tensor_plan import Plan, make_plan
 from merging.vocabulary.alignment import Alignment, align
@@ -107,7 +109,7 @@ def merge_tensors(
     inputs = call.in_memory(base, models, extras)
     plan = call.plan(inputs)
     merge = call.start(plan, inputs, transposed=transposed)
-    return {name: merge.tensor(name) for name in plan.names}
+    return merge.tensors(plan.names)
 
 
 def merge_checkpoints(
@@ -146,7 +148,7 @@ def merge_checkpoints(
         CheckpointError: a folder is incomplete or damaged, or they do not fit each other.
         DiskSpaceError: the output does not fit.
     """
-    _check_output(Path(out), _folders(method, options, base, models, extras, policy))
+    check_output(Path(out), _folders(method, options, base, models, extras, policy))
     opened = open_merge(
         method=method,
         options=options,
@@ -189,18 +191,30 @@ def open_merge(
     if call.policy.vocabulary == "error":
         check_vocabularies(homes, by_number=call.policy.rows == "base")
     else:
-        alignment = align(call.policy.vocabulary, checkpoints, folders=homes, configs=configs)
-    stored, scales = _open_hessians(call.statistics(extras))
-    curvatures: dict[str, Source] = {label: its.checkpoint for label, its in stored.items()}
+        alignment = align(
+            call.policy.vocabulary,
+            checkpoints,
+            folders=homes,
+            configs=configs,
+            base="base" if base is not None else None,
+        )
+    stored, scales = _open_statistics(call.statistics(extras))
+    curvatures: dict[str, HessianSource | Statistic] = {
+        label: as_input(its, key=_key_of(label), scale=scales[label]) for label, its in stored.items()
+    }
     aligned: Mapping[str, Source] = checkpoints
     if alignment is not None:
         aligned = {label: alignment.model(label) for label in checkpoints}
-        curvatures = {label: alignment.curvature(its, _model_of(label)) for label, its in curvatures.items()}
+        curvatures = {
+            label: HessianSource(
+                alignment.curvature(stored[label].checkpoint, _model_of(label)), scale=its.scale
+            )
+            if isinstance(its, HessianSource)
+            else its
+            for label, its in curvatures.items()
+        }
         configs = {label: alignment.config(config, label) for label, config in configs.items()}
-    inputs: dict[str, Source | Statistic] = {
-        **aligned,
-        **{label: HessianSource(its, scale=scales[label]) for label, its in curvatures.items()},
-    }
+    inputs: dict[str, Source | Statistic] = {**aligned, **curvatures}
     plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
     if call.policy.head == "error":
         check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
@@ -221,6 +235,7 @@ def open_merge(
         files_from=next(iter(folders.values())),
         heads_from=call.config_folders(folders) if call.policy.head == "per_task" else None,
         alignment=alignment,
+        transposed=call.transposed(next(iter(folders.values())), plan),
         output=output,
         compute=compute,
     )
@@ -269,14 +284,14 @@ class OpenMerge:
         """Folders whose heads are kept beside the merged body, by task; None: none are."""
         self.alignment = alignment
         """The joint vocabulary that the inputs were brought to, whose tokenizer the output gets."""
-        self._transposed = transposed
+        self.transposed = transposed
         self._output = parse(OutputOptions, output or {}, owner="output")
         self._compute = parse(ComputeOptions, compute or {}, owner="compute")
 
     @cached_property
     def _merge(self) -> TensorMerge:
         return self.call.start(
-            self.plan, self._inputs, transposed=self._transposed, dtype=self._output.stored_dtype
+            self.plan, self._inputs, transposed=self.transposed, dtype=self._output.stored_dtype
         )
 
     @property
@@ -404,6 +419,13 @@ class Call:
                 found[label] = WholeModelStatistic(values, label=label)
         return found
 
+    def transposed(self, folder: Path, plan: Plan) -> Collection[str]:
+        """Merged tensors that are stored transposed, looked up only where the method asks for it."""
+        asks = getattr(self.module, "needs_layout", None)
+        if asks is None or not any(map(asks, (self.schedule.common, *self.schedule.variants))):
+            return ()
+        return transposed_weights(folder, plan.merged)
+
     def template(self, inputs: Mapping[str, Source | Statistic]) -> Source:
         """The input whose names, shapes and dtypes the output gets."""
         first = next(iter(inputs.values()))
@@ -436,7 +458,9 @@ class Call:
         by_key: dict[str, Any] = {}
         for key in methods.inputs(self.method):
             if methods.is_by_task(key):
-                its = {task: inputs[_label(key, task)] for task in self.tasks if _label(key, task) in inputs}
+                its = {
+                    task: inputs[label_of(key, task)] for task in self.tasks if label_of(key, task) in inputs
+                }
                 by_key |= {key: its} if its else {}
             elif key in inputs:
                 by_key[key] = inputs[key]
@@ -488,27 +512,27 @@ class Call:
 
     def config_folders(self, folders: Mapping[str, Path]) -> dict[str, Path]:
         """Where the config of each task's model lies: an adapter's is its base's."""
-        found = {task: folders[_label("models", task)] for task in self.tasks}
+        found = {task: folders[label_of("models", task)] for task in self.tasks}
         return {task: folders["base"] if is_adapter(folder) else folder for task, folder in found.items()}
 
     def models(self, inputs: Mapping[str, Source | Statistic]) -> dict[str, Source]:
         """The models by task, out of all inputs by label."""
-        return {task: inputs[_label("models", task)] for task in self.tasks}  # type: ignore[misc]
+        return {task: inputs[label_of("models", task)] for task in self.tasks}  # type: ignore[misc]
 
     def _by_label(self, key: str, value: Any) -> dict[str, Any]:
         return (
-            {_label(key, task): value[task] for task in self.tasks}
+            {label_of(key, task): value[task] for task in self.tasks}
             if methods.is_by_task(key)
             else {key: value}
         )
 
 
-def _label(key: str, task: str) -> str:
+def label_of(key: str, task: str) -> str:
     """What error messages and ``merge.json`` call an input of one task: ``models['sst2']``."""
     return f"{key}[{task!r}]"
 
 
-def _check_output(out: Path, folders: Mapping[str, Path]) -> None:
+def check_output(out: Path, folders: Mapping[str, Path]) -> None:
     """Refuse to replace an input, or anything that no merge has made."""
     for label, folder in folders.items():
         if out.resolve() == folder.resolve():
@@ -535,19 +559,28 @@ def _open_models(folders: Mapping[str, Path]) -> dict[str, Model]:
     }
 
 
-def _open_hessians(values: Mapping[str, Any]) -> tuple[dict[str, StoredHessian], dict[str, float]]:
-    """Open Hessian folders, and say by what each mean is multiplied."""
+def _open_statistics(
+    values: Mapping[str, Any],
+) -> tuple[dict[str, StoredHessian], dict[str, float]]:
+    """Open Hessian folders, and say by what each curvature is multiplied."""
     stored, scales = {}, {}
     for label, value in values.items():
         given = value if isinstance(value, Mapping) else {"hessian": value}
         stored[label] = StoredHessian(given["hessian"], label=label)
-        scales[label] = given.get("scale", float(stored[label].record.num_train_examples))
+        default = 1.0 if _key_of(label) == "grams" else stored[label].record.default_scale
+        scales[label] = given.get("scale", default)
     return stored, scales
 
 
+def _key_of(label: str) -> str:
+    """The input that a label belongs to: ``hessians`` of ``hessians['sst2']``."""
+    return label.partition("[")[0]
+
+
 def _model_of(label: str) -> str:
-    """Label of the model that a Hessian is of."""
-    return label.replace("base_hessian", "base").replace("hessians", "models")
+    """Label of the model that a statistic is of."""
+    key, bracket, task = label.partition("[")
+    return "base" if key.startswith("base_") else f"models{bracket}{task}"
 
 
 def _check_model(label: str, hessian: StoredHessian, hashes: Mapping[str, str]) -> None:

@@ -13,6 +13,8 @@ from merging.models import quiet
 from torch import Tensor
 
 WriteModel = Callable[..., Path]
+TOY = {"model_type": "bert", "num_hidden_layers": 0}
+"""Of models whose tensors are made up; transformers has to know the architecture."""
 WriteHessian = Callable[..., Path]
 
 
@@ -29,7 +31,7 @@ def write_model(tmp_path: Path) -> WriteModel:
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "config.json").write_text(json.dumps({"model_type": "toy", **(config or {})}))
+        (folder / "config.json").write_text(json.dumps({**TOY, **(config or {})}))
         infos = {key: TensorInfo(dtype_name(its.dtype), tuple(its.shape)) for key, its in tensors.items()}
         write_checkpoint(folder, infos, whole_tensors(tensors.__getitem__), max_shard_bytes=max_shard_bytes)
         return folder
