@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from merging.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
+from merging.compute_options import ComputeOptions
 from merging.errors import OptionError
 from merging.methods._seam import Granularity
 from merging.methods._seam import Parameter as Where
 from merging.methods._weights import WeightRange
 from merging.schedules import Resolver
-from merging.sources import Source, check_finite, for_computing
+from merging.sources import Source, check_finite, for_computing, read_for_computing
 from merging.sources.statistics import HessianSource, Statistic
 from merging.tensor_plan import Plan
+from merging.workers import Workers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,8 @@ Sink = Callable[[str, int, "Tensor"], None]
 
 PIECE = 2**17
 """Elements that an elementwise method gets at a time: all inputs of a piece fit into a processor's cache, and
-memory is used again instead of asked for again, which is most of the time of a merge by whole tensors."""
+memory is used again instead of asked for again, which is most of the time of a merge by whole tensors. Sums
+that methods take over a parameter depend on it in the last bits, so it is the same on every machine."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class InputPiece(Mapping[str, Any]):
         """Stand for the elements ``start:stop`` of a parameter, counted row by row, in the given shape."""
         self._inputs = inputs
         self._shape = shape
+        self._read_before: dict[str, Any] | None = None
+        self.has_curvature = False
+        """Whether some Hessian is known to be above zero everywhere in this piece."""
         self.start, self.stop = start, stop
         self.parameter = Where(
             name,
@@ -62,15 +67,31 @@ class InputPiece(Mapping[str, Any]):
         )
 
     @property
+    def num_bytes(self) -> int:
+        """About what is held while this piece is merged: inputs, result, and as much again on the way."""
+        num_tensors = sum(len(_sources(source)) for source in self._inputs.by_key.values())
+        return 2 * (num_tensors + 1) * 4 * (self.stop - self.start)
+
+    @property
     def options(self) -> Any:
         """The method's options for this parameter."""
         return self._inputs.resolver.at(self.parameter.name)
 
+    def keep(self) -> None:
+        """Read every input only once: the piece is a whole parameter, which is measured and then merged."""
+        self._read_before = {}
+
     def __getitem__(self, key: str) -> Any:
+        if self._read_before is not None and key in self._read_before:
+            return self._read_before[key]
         source = self._inputs.by_key[key]
         if isinstance(source, Mapping):
-            return {task: self._value(its) for task, its in source.items()}
-        return self._value(source)
+            value: Any = {task: self._value(its) for task, its in source.items()}
+        else:
+            value = self._value(source)
+        if self._read_before is not None:
+            self._read_before[key] = value
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._inputs.by_key)
@@ -93,35 +114,44 @@ class InputPiece(Mapping[str, Any]):
         if name not in source.tensors:  # frozen in training: a Hessian has no such parameter
             return torch.zeros(self._shape)
         end = min(self.stop, source.tensors[name].num_elements)
-        tensor = for_computing(source.read_piece(name, min(self.start, end), end))
+        again = "Train or download"
+        if isinstance(source, HessianSource):
+            again = "Estimate"
+            tensor, lowest = source.read_with_lowest(name, min(self.start, end), end)
+            self.has_curvature |= lowest > 0 and end == self.stop
+        else:
+            tensor, _ = read_for_computing(source, name, min(self.start, end), end)
         if end < self.stop:
             missing = for_computing(template.read_piece(name, max(self.start, end), self.stop))
             if isinstance(source, HessianSource):
                 missing = torch.zeros_like(missing)
             tensor = torch.cat([tensor, missing])
-        again = "Estimate" if isinstance(source, HessianSource) else "Train or download"
         check_finite(tensor, name, source.label, f"{again} it again.")
-        return tensor.reshape(self._shape)
+        return tensor.view(self._shape)
 
 
 class InputPieces:
     """Pieces of one parameter, or of the whole model, that several threads may work at."""
 
-    def __init__(
-        self, pieces: Callable[[], Iterable[InputPiece]], pool: ThreadPoolExecutor | None = None
-    ) -> None:
-        """Stand for what ``pieces`` makes each time it is called; without a pool, one thread does all."""
+    def __init__(self, pieces: Callable[[], Iterable[InputPiece]], workers: Workers | None = None) -> None:
+        """Stand for what ``pieces`` makes each time it is called; without workers, this thread does all."""
         self._pieces = pieces
-        self._pool = pool
+        self._workers = workers
 
     def __iter__(self) -> Iterator[InputPiece]:
         return iter(self._pieces())
 
     def map(self, function: Callable[[InputPiece], T]) -> list[T]:
         """``function`` of every piece, in order."""
-        if self._pool is None:
+        workers = self._workers
+        if workers is None:
             return [function(piece) for piece in self]
-        return list(self._pool.map(function, self))
+
+        def claimed(piece: InputPiece) -> T:
+            with workers.claim(piece.num_bytes):
+                return function(piece)
+
+        return workers.map(claimed, self)
 
 
 @dataclass
@@ -158,8 +188,9 @@ class TensorMerge:
         label_rows: Mapping[str, Sequence[int]] | None = None,
         transposed: Collection[str] = (),
         dtype: str | None = None,
+        compute: ComputeOptions | None = None,
     ) -> None:
-        """Take the whole-model numbers that the method asks for.
+        """Prepare; nothing is read yet.
 
         Args:
             module: the method.
@@ -171,6 +202,7 @@ class TensorMerge:
             label_rows: see ``Policy``.
             transposed: parameters that are stored as (inputs, outputs).
             dtype: of the merged tensors, e.g. "BF16"; None: as in the template.
+            compute: threads and memory.
         """
         self._module = module
         self._resolver = resolver
@@ -190,14 +222,20 @@ class TensorMerge:
             name for name in plan.merged if sources and not any(name in its.tensors for its in sources)
         )
         """Merged tensors that no Hessian holds, such as frozen ones; they count as without curvature."""
-        self.summary: Any = None
-        """Whole-model numbers of the method, or None."""
-        if hasattr(module, "summarize"):
-            with self._threads() as pool:
-                parameters = InputPieces(
-                    lambda: (piece for name in plan.merged for piece in self._pieces(name)), pool
-                )
-                self.summary = module.summarize(parameters, resolver.schedule.common)
+        self._compute = compute or ComputeOptions()
+        self._counting = Lock()
+        self._kinds = {name: kind for kind in ("copied", "heads", "buffers") for name in getattr(plan, kind)}
+
+    @cached_property
+    def summary(self) -> Any:
+        """Whole-model numbers of the method, or None; whoever asks first waits until they are taken."""
+        if not hasattr(self._module, "summarize"):
+            return None
+        with self._workers() as workers:
+            parameters = InputPieces(
+                lambda: (piece for name in self._plan.merged for piece in self._pieces(name)), workers
+            )
+            return self._module.summarize(parameters, self._resolver.schedule.common)
 
     @cached_property
     def infos(self) -> dict[str, TensorInfo]:
@@ -210,98 +248,94 @@ class TensorMerge:
         Raises:
             CheckpointError: an input or the result has NaN or infinite values.
         """
+        return self.tensors([name])[name]
+
+    def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Several tensors of the output, by name; see ``tensor``."""
         import torch
 
-        info = self.infos[name]
-        merged = torch.empty(info.num_elements, dtype=torch_dtype(info.dtype))
+        infos = {name: self.infos[name] for name in names}
+        merged = {
+            name: torch.empty(info.num_elements, dtype=torch_dtype(info.dtype))
+            for name, info in infos.items()
+        }
 
-        def keep(_: str, start: int, piece: Tensor) -> None:
-            merged[start : start + piece.numel()] = piece.reshape(-1)
+        def keep(name: str, start: int, piece: Tensor) -> None:
+            merged[name][start : start + piece.numel()] = piece.reshape(-1)
 
-        self.run([name], keep)
-        return merged.reshape(info.shape)
+        self.run(merged, keep)
+        return {name: tensor.reshape(infos[name].shape) for name, tensor in merged.items()}
 
     def run(self, names: Iterable[str], sink: Sink) -> None:
         """Compute tensors of the output, and give their pieces to ``sink``, on several threads.
 
-        Reading, arithmetic and what the sink does overlap. The next pieces are begun only when earlier ones
-        are done, so that memory stays bounded.
+        Reading, arithmetic and what the sink does overlap. A piece is begun only when a thread is free, so
+        that memory stays bounded.
 
         Raises:
             CheckpointError: an input or the result has NaN or infinite values.
         """
-        import torch
+        self.summary  # noqa: B018 - taken before the first tensor
+        with self._workers() as workers:
+            workers.map(lambda name: self._tensor(name, sink, workers), names)
 
-        with self._threads() as pool:
-            limit = 2 * torch.get_num_threads()
-            running: set[Future[Counted | None]] = set()
-            try:
-                for name in names:
-                    for work in self._work(name, pool):
-                        running.add(pool.submit(work, sink))
-                        while len(running) >= limit:
-                            running = self._collect(running)
-                while running:
-                    running = self._collect(running)
-            finally:
-                for future in running:
-                    future.cancel()
-
-    def _collect(self, running: set[Future[Counted | None]]) -> set[Future[Counted | None]]:
-        """Wait for some work to end, and count what it counted."""
-        done, left = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            counted = future.result()
-            if counted is not None:
-                self.counted.add(counted)
-        return left
-
-    def _work(self, name: str, pool: ThreadPoolExecutor) -> Iterator[Callable[[Sink], Counted | None]]:
-        """What has to be done for one tensor of the output, in pieces that don't depend on each other."""
+    def _tensor(self, name: str, sink: Sink, workers: Workers) -> None:
+        """Compute one tensor of the output."""
         kept = self._plan.tied.get(name, name)
-        if kept in self._plan.copied:
-            yield lambda sink: sink(name, 0, self._template.read(kept))
-        elif kept in self._plan.heads:
-            yield lambda sink: self._give(name, kept, 0, self._merge_head(kept), sink)
-        elif kept in self._plan.buffers:
-            yield lambda sink: self._give(name, kept, 0, self._average(kept), sink)
+        kind = self._kinds.get(kept)
+        if kind == "copied":
+            self._copy(name, kept, sink)
+        elif kind == "heads":
+            self._give(name, kept, 0, self._merge_head(kept), sink)
+        elif kind == "buffers":
+            self._give(name, kept, 0, self._average(kept), sink)
         else:
             pieces = list(self._pieces(kept))
             arguments: dict[str, Any] = {}
-            if hasattr(self._module, "measure") and len(pieces) > 1:
-                arguments["measure"] = self._measure(pieces, pool)
-            for piece in pieces:
-                yield lambda sink, piece=piece: self._merge(name, piece, arguments, sink)  # type: ignore[misc]
+            if hasattr(self._module, "measure"):
+                if len(pieces) == 1:
+                    pieces[0].keep()
+                measured = self._module.measure(InputPieces(lambda: pieces, workers), pieces[0].options)
+                arguments = {"measure": measured} if "measure" in self._takes else {}
 
-    def _merge(self, name: str, piece: InputPiece, arguments: Mapping[str, Any], sink: Sink) -> Counted:
+            def merge(piece: InputPiece) -> None:
+                with workers.claim(piece.num_bytes):
+                    self._merge(name, piece, arguments, sink)
+
+            workers.map(merge, pieces)
+
+    def _copy(self, name: str, kept: str, sink: Sink) -> None:
+        """Pass on a tensor of the template as it is."""
+        size = self._template.tensors[kept].num_elements
+        for start in range(0, size, PIECE):
+            sink(name, start, self._template.read_piece(kept, start, min(start + PIECE, size)))
+
+    def _merge(self, name: str, piece: InputPiece, arguments: Mapping[str, Any], sink: Sink) -> None:
         """Run the method on one piece."""
         counted = Counted()
         inputs: dict[str, Any] = dict(piece)
         if name == piece.parameter.name:  # tied tensors count once
-            counted.num_without_curvature = self._count_without_curvature(inputs)
+            counted.num_without_curvature = self._count_without_curvature(piece, inputs)
+        reported: dict[str, float | str] = {}
         offered = {
             "summary": self.summary,
             "parameter": piece.parameter,
             "watch": counted.weights,
-            "report": counted.reports.setdefault(piece.parameter.name, {}).__setitem__,
+            "report": reported.__setitem__,
         }
         inputs |= {key: value for key, value in offered.items() if key in self._takes}
-        inputs |= arguments
-        if "measure" in self._takes and "measure" not in inputs:
-            inputs["measure"] = self._measure([piece], None)
-        result: Tensor = self._module.merge(**inputs, options=piece.options)
-        counted.reports = {key: values for key, values in counted.reports.items() if values}
+        result: Tensor = self._module.merge(**inputs, **arguments, options=piece.options)
         self._give(name, piece.parameter.name, piece.start, result, sink)
-        return counted
+        if reported:
+            counted.reports[piece.parameter.name] = reported
+        with self._counting:
+            self.counted.add(counted)
 
     def _give(self, name: str, kept: str, start: int, values: Tensor, sink: Sink) -> None:
         """Pass on a piece of the result in the dtype of the output, if it is finite there."""
         stored = values.to(torch_dtype(self.infos[name].dtype))
         check_finite(stored, kept, "merged model", f"Its dtype is {stored.dtype}; check the options.")
         sink(name, start, stored)
-
-    def _measure(self, pieces: Sequence[InputPiece], pool: ThreadPoolExecutor | None) -> Any:
-        return self._module.measure(InputPieces(lambda: pieces, pool), pieces[0].options)
 
     def _pieces(self, name: str) -> Iterator[InputPiece]:
         """A parameter as a whole, or in pieces of elements or rows."""
@@ -327,21 +361,8 @@ class TensorMerge:
         found: Granularity = self._module.granularity(self._resolver.at(name))
         return found
 
-    @contextmanager
-    def _threads(self) -> Iterator[ThreadPoolExecutor]:
-        """As many threads as torch would use, each of which works alone.
-
-        Threads inside of operations as short as these would wait for each other most of the time; and one
-        thread gives the same sums on every machine.
-        """
-        import torch
-
-        num_threads = torch.get_num_threads()
-        try:
-            with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield pool
-        finally:
-            torch.set_num_threads(num_threads)
+    def _workers(self) -> Workers:
+        return Workers(self._compute.num_threads)
 
     def _info(self, name: str) -> TensorInfo:
         kept = self._plan.tied.get(name, name)
@@ -350,18 +371,15 @@ class TensorMerge:
             return info
         return TensorInfo(self._dtype, info.shape)
 
-    def _count_without_curvature(self, inputs: Mapping[str, Any]) -> int:
+    def _count_without_curvature(self, piece: InputPiece, inputs: Mapping[str, Any]) -> int:
         """Elements in which every Hessian is zero; 0 for methods without Hessians."""
-        curvatures: list[Tensor] = []
-        for key in self._curvatures:
-            value = inputs[key]
-            curvatures.extend(value.values() if isinstance(value, Mapping) else [value])
-        if not curvatures:
+        if not self._curvatures or piece.has_curvature:
             return 0
-        known = curvatures[0] != 0
+        curvatures = [its for key in self._curvatures for its in _sources(inputs[key])]
+        total: Tensor = curvatures[0]
         for curvature in curvatures[1:]:
-            known.logical_or_(curvature)
-        return known.numel() - int(known.count_nonzero())
+            total = total + curvature  # none is below zero
+        return total.numel() - int(total.count_nonzero())
 
     def _whole_models(self, name: str) -> dict[str, Tensor]:
         inputs = _Inputs({"models": self._models}, self._template, self._resolver)

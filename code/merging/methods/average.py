@@ -57,13 +57,13 @@ def merge(models: Mapping[str, Tensor], options: Options, watch: Watch | None = 
     Returns:
         The merged parameter. Inputs are not modified.
     """
-    import torch
-
     weights = per_task("average: weights", 1.0 if options.weights is None else options.weights, models)
     divisor = sum(weights.values()) if options.normalize or options.weights is None else 1.0
-    merged = torch.zeros_like(next(iter(models.values())))
+    merged: Tensor | None = None
     for task, weight in weights.items():
-        merged.add_(models[task], alpha=weight / divisor)
+        share = weight / divisor
+        merged = models[task] * share if merged is None else merged.add_(models[task], alpha=share)
         if watch is not None:
-            watch(task, weight / divisor)
+            watch(task, share)
+    assert merged is not None, "there is at least one model"
     return merged

@@ -122,16 +122,24 @@ def merge(
     Returns:
         The merged parameter. Inputs are not modified.
     """
+    import torch
+
     alpha = per_task("gradient_matching: scaling_factor", options.scaling_factor, models)
     prior = base_hessian + options.delta_0
     precision = _precision(prior, hessians, options)
-    if not options.parity:
-        precision = precision.maximum(options.kappa * prior)
-    empty = precision == 0  # only with delta_0 = 0: nobody knows anything, which is task arithmetic
-    anchor = (prior / precision).masked_fill(empty, 1.0) if options.anchor == "task_arithmetic" else 0.0
+    if not options.parity and min(alpha.values()) < 0:  # else it is at least the prior
+        precision = torch.maximum(precision, options.kappa * prior, out=precision)
+    anchor = prior / precision if options.anchor == "task_arithmetic" else torch.zeros_like(prior)
+    empty: Tensor | None = None
+    if options.delta_0 <= torch.finfo(prior.dtype).tiny:  # nobody may know anything: task arithmetic there
+        empty = precision == 0
+        anchor.masked_fill_(empty, 1.0 if options.anchor == "task_arithmetic" else 0.0)
     merged = base.clone()
     for task, factor in alpha.items():
-        pull = (hessians[task] / precision).masked_fill_(empty, 0.0).add_(anchor)
+        if empty is None:
+            pull = torch.addcdiv(anchor, hessians[task], precision)
+        else:
+            pull = (hessians[task] / precision).masked_fill_(empty, 0.0).add_(anchor)
         merged.addcmul_(pull, models[task] - base, value=factor)
         if watch is not None:
             watch(task, pull, factor=factor)
@@ -141,4 +149,7 @@ def merge(
 def _precision(prior: Tensor, hessians: Mapping[str, Tensor], options: Options) -> Tensor:
     """H_bar = H_0 + sum_t alpha_t H_t, with delta_0 already in ``prior``."""
     alpha = per_task("gradient_matching: scaling_factor", options.scaling_factor, hessians)
-    return prior + sum(factor * hessians[task] for task, factor in alpha.items())
+    precision = prior.clone()
+    for task, factor in alpha.items():
+        precision.add_(hessians[task], alpha=factor)
+    return precision

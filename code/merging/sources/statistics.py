@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints import TensorInfo
 from merging.errors import CheckpointError
-from merging.sources import Source, for_computing
+from merging.sources import Source, read_for_computing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,9 +91,16 @@ class HessianSource:
         Raises:
             CheckpointError: some are below 0, which no diagonal of a Fisher or GGN has.
         """
-        piece = for_computing(self._source.read_piece(name, start, stop))
-        if piece.numel() and float(piece.min()) < 0:
+        return self.read_with_lowest(name, start, stop)[0]
+
+    def read_with_lowest(self, name: str, start: int, stop: int) -> tuple[Tensor, float]:
+        """As ``read_piece``; and the smallest element, before scaling."""
+        piece, is_own = read_for_computing(self._source, name, start, stop)
+        lowest = float(piece.amin()) if piece.numel() else 0.0
+        if lowest < 0:
             raise CheckpointError(
                 f"{self.label}: {name!r} has entries below 0. Curvatures must be >= 0: floor them at 0."
             )
-        return piece if self.scale == 1 else piece * self.scale
+        if self.scale == 1:
+            return piece, lowest
+        return piece.mul_(self.scale) if is_own else piece * self.scale, lowest
