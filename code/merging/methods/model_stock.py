@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from merging.methods._seam import Report
+    from merging.methods._weights import Watch
 
 NUM_MODELS = (2, None)
 
@@ -70,6 +71,7 @@ def merge(
     options: Options,
     measure: float | None,
     parameter: Parameter,
+    watch: Watch | None = None,
     report: Report | None = None,
 ) -> Tensor:
     """Merge a piece of a parameter; of whole rows for ``filter_wise``.
@@ -80,7 +82,8 @@ def merge(
         options: whose angle, how far r may go.
         measure: r of the parameter; None for an r for each row.
         parameter: whether its outputs are columns.
-        report: is told r of the parameter, or the mean over the rows of a piece.
+        watch: is told r / N, the weight of each task's difference to the base.
+        report: is told r of the parameter; nothing where each row has its own.
 
     Returns:
         The merged piece. Inputs are not modified.
@@ -90,8 +93,11 @@ def merge(
         ratio: Tensor | float = measure
     else:
         ratio = _row_ratios([total, *others], options, transposed=parameter.transposed)
-    if report is not None:
-        report("ratio", ratio if isinstance(ratio, float) else float(ratio.mean()))
+    if watch is not None:
+        for task in sorted(models):
+            watch(task, ratio, factor=1.0 / len(models))
+    if report is not None and measure is not None:
+        report("ratio", measure)
     for delta in others:
         total.add_(delta)
     return total.mul_(ratio / len(models)).add_(base)

@@ -24,6 +24,8 @@ from merging.methods._tasks import check_finite, per_task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods._weights import Watch
+
 NUM_MODELS = (2, 2)
 
 _SMALLEST_NORM = 1e-7
@@ -77,7 +79,11 @@ def measure(pieces: Pieces, options: Options) -> Tensor | None:
 
 
 def merge(
-    models: Mapping[str, Tensor], options: Options, measure: Tensor | None, base: Tensor | None = None
+    models: Mapping[str, Tensor],
+    options: Options,
+    measure: Tensor | None,
+    base: Tensor | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Merge a piece of a parameter.
 
@@ -86,6 +92,7 @@ def merge(
         options: weights, what is interpolated, slices.
         measure: cosine of the parameter, or of its columns; None for an angle for each row.
         base: theta_0, where differences to it are interpolated.
+        watch: is told the weights of each task's model or difference.
 
     Returns:
         The merged piece. Inputs are not modified.
@@ -99,6 +106,9 @@ def merge(
         cosine = _cosine(square_one, square_two, inner)
     is_linear = (1.0 - cosine * cosine).clamp(min=0.0).sqrt() < _SMALLEST_SINE
     first, second = spherical(_t(options, models), cosine, is_linear)
+    if watch is not None:
+        for task, weights in zip(sorted(models), (first, second), strict=True):
+            watch(task, weights)
     if first.dim():
         merged = (one * first.to(one)).addcmul_(two, second.to(two))
     else:

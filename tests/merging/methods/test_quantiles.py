@@ -1,8 +1,10 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from merging.methods._quantiles import collect, largest, quantiles
 from merging.methods._seam import Parameter
-from merging.tensor_merge import InputPieces
 
 
 class MemoryPiece(dict[str, torch.Tensor]):
@@ -14,12 +16,18 @@ class MemoryPiece(dict[str, torch.Tensor]):
         self.options = None
 
 
-def pieces_of(values: torch.Tensor, size: int) -> InputPieces:
-    pieces = [
+class MemoryPieces(list[MemoryPiece]):
+    """A parameter in pieces."""
+
+    def map(self, function: Callable[[Any], Any]) -> list[Any]:
+        return [function(piece) for piece in self]
+
+
+def pieces_of(values: torch.Tensor, size: int) -> Any:
+    return MemoryPieces(
         MemoryPiece(values[start : start + size], start, len(values))
         for start in range(0, max(len(values), 1), size)
-    ]
-    return InputPieces(lambda: pieces)  # type: ignore[arg-type,return-value]
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 101, 20_000, 300_001])
