@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -389,3 +390,17 @@ def test_results_are_the_documented_ones() -> None:
     from merging.adapters import merge
 
     assert all(f"``{result}``" in str(merge.__doc__) for result in RESULTS)
+
+
+def test_the_documented_example(made: Any, bases: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    page = (Path(__file__).parents[3] / "docs/adapters.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    adapters = made("bert", {"news": BERT["a"], "reviews": BERT["b"]})
+    saved(bases["bert"], tmp_path / "base")
+    (tmp_path / "adapters").mkdir()
+    for task, its in adapters.items():
+        its.folder.rename(tmp_path / "adapters" / task)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert capsys.readouterr().out == "lost by the rank: 0.0%\n"  # the matrices have 12 columns at most
+    assert all(f"| `{result}` |" in page for result in RESULTS)
