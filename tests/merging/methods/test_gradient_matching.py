@@ -115,6 +115,32 @@ def test_the_base_as_anchor_is_fisher_averaging_with_the_base_as_a_participant(
     assert_close(run(NAME, inputs, scaling_factor=0.3, delta_0=0.5, anchor="base"), expected)
 
 
+def test_adding_tasks_gives_elements_between_the_models_and_task_arithmetic(
+    make_inputs: MakeInputs, run: Run
+) -> None:
+    """A weighted average of these, weight by weight: it cannot leave their range."""
+    inputs = make_inputs(NAME, shape=(200,))
+    corners = torch.stack([task_arithmetic(inputs, 0.8, run), *inputs["models"].values()])
+    merged = run(NAME, inputs, scaling_factor=0.8)
+    assert (merged >= corners.amin(0) - 1e-12).all()
+    assert (merged <= corners.amax(0) + 1e-12).all()
+
+
+def test_taking_a_task_out_of_a_merge_is_merging_without_it(make_inputs: MakeInputs, run: Run) -> None:
+    """H theta changes by -alpha_c ((H_0 + H_c) theta_c - H_0 theta_0), and H by -alpha_c H_c; H is H_bar."""
+    inputs = make_inputs(NAME)
+    alpha = {"a": 0.5, "b": 1.0, "c": 0.7}
+    base, prior, hessian = inputs["base"], inputs["base_hessian"] + 0.2, inputs["hessians"]["c"]
+    h_bar = prior + sum(alpha[task] * its for task, its in inputs["hessians"].items())
+    everything = run(NAME, inputs, scaling_factor=alpha, delta_0=0.2)
+    pull = alpha["c"] * ((prior + hessian) * inputs["models"]["c"] - prior * base)
+    expected = (h_bar * everything - pull) / (h_bar - alpha["c"] * hessian)
+    for key in ("models", "hessians"):
+        del inputs[key]["c"]
+    del alpha["c"]
+    assert_close(run(NAME, inputs, scaling_factor=alpha, delta_0=0.2), expected)
+
+
 def test_removal_is_the_formula_where_the_base_knows_enough(make_inputs: MakeInputs, run: Run) -> None:
     inputs = make_inputs(NAME, tasks=("a",))
     inputs["base_hessian"] += 2
