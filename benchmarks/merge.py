@@ -310,15 +310,20 @@ def shown(row: Mapping[str, Any]) -> str:
     text = (
         f"{row['method']:18} {row['seconds']:7.2f} {row['startup_seconds']:8.2f} {row['merge_seconds']:7.2f} "
         f"{row['limit_seconds']:7.2f} {row['limit_ratio']:6.2f} {row['gb_per_second']:6.2f} "
-        f"{row['peak_bytes'] >> 20:6} {row['anon_bytes'] >> 20:6}"
+        f"{mib(row['peak_bytes']):6} {mib(row['anon_bytes']):6}"
     )
     if row["mergekit_seconds"] is None:
         return text
     faster = row["mergekit_seconds"] / row["seconds"]
     memory = row["peak_bytes"] / row["mergekit_peak_bytes"]
     return text + (
-        f" {row['mergekit_seconds']:9.2f} {row['mergekit_peak_bytes'] >> 20:6} {faster:6.1f}x {memory:6.2f}"
+        f" {row['mergekit_seconds']:9.2f} {mib(row['mergekit_peak_bytes']):6} {faster:6.1f}x {memory:6.2f}"
     )
+
+
+def mib(num_bytes: float) -> int:
+    """Bytes in MiB."""
+    return round(num_bytes / 2**20)
 
 
 def main() -> None:

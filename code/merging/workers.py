@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Condition, Thread, local
@@ -21,7 +22,8 @@ class _Batch(Generic[Item, Result]):
         self.num_running = 0
         self.is_taken = False
         """Nothing is left to begin."""
-        self.error: BaseException | None = None
+        self.error: tuple[int, Exception] | None = None
+        """Of the first item in order that failed: what was begun before it is ended first."""
 
 
 class Workers:
@@ -76,7 +78,7 @@ class Workers:
         """``function`` of every item, in order.
 
         Raises:
-            Exception: the first that a call raised; nothing more is begun then.
+            Exception: that of the first item in order that failed; nothing more is begun then.
         """
         batch = _Batch(function, items)
         with self._changed:
@@ -90,7 +92,7 @@ class Workers:
                 self._batches.remove(batch)
                 self._changed.wait_for(lambda: not batch.num_running)
         if batch.error is not None:
-            raise batch.error
+            raise batch.error[1]
         return [batch.results[number] for number in range(len(batch.results))]
 
     @contextmanager
@@ -145,14 +147,14 @@ class Workers:
                     batch.is_taken = True
                     return
                 except Exception as error:  # noqa: BLE001 - raised where the list was given
-                    self._fail(batch, error)
+                    self._fail(batch, sys.maxsize, error)
                     return
                 batch.num_running += 1
             try:
                 result = batch.function(item)
             except Exception as error:  # noqa: BLE001 - raised where the list was given
                 with self._changed:
-                    self._fail(batch, error)
+                    self._fail(batch, number, error)
             else:
                 batch.results[number] = result
             finally:
@@ -164,6 +166,7 @@ class Workers:
             if batch.is_taken and not batch.num_running:
                 self._changed.notify_all()
 
-    def _fail(self, batch: _Batch[Any, Any], error: BaseException) -> None:
+    def _fail(self, batch: _Batch[Any, Any], number: int, error: Exception) -> None:
         batch.is_taken = True
-        batch.error = batch.error or error
+        if batch.error is None or number < batch.error[0]:
+            batch.error = (number, error)
