@@ -29,7 +29,7 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
         **{name: params[name] for name in NAMES}, clip_radius=math.inf if radius is None else float(radius)
     )
     theta = {name: nn.Parameter(value.clone()) for name, value in case.groups["in/theta0"].items()}
-    parameters = [theta["weight"], theta["bias"]]
+    parameters = [theta[name] for name in ("weight", "bias") if name in theta]
     optimizer = Ivon(parameters, lr=params["lr"], seed=0, options=options)
     (noise,) = case.groups["in/noise"].values()
     found: dict[str, list[Tensor]] = {"params": [], "hess": [], "momentum": []}
