@@ -76,7 +76,7 @@ class _Number(dict[str, Any]):
     """A piece whose only task vector is the numbers."""
 
     def __init__(self, numbers: Tensor, parameter: Parameter, options: Any) -> None:
-        super().__init__(base=0.0, models={"": numbers})
+        super().__init__(base=numbers.new_zeros(1).expand_as(numbers), models={"": numbers})
         self.parameter = parameter
         self.options = options
 
