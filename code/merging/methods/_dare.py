@@ -89,7 +89,7 @@ def dropped_vectors(
         if options.rescale == "l1":
             vector.mul_(measure.scales[task])
         elif options.rescale == "inverse_keep" and 0 < density < 1:
-            vector.div_(density)
+            vector.mul_(1 / density)
         return vector.sub_(base) if from_model else vector
 
     return vector_of

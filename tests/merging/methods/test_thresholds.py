@@ -29,7 +29,8 @@ class Pieces:
         for start in range(0, self.total, self.size):
             part = {task: model[start : start + self.size] for task, model in self.models.items()}
             length = len(next(iter(part.values())))
-            piece = Piece(base=torch.zeros(length), models=part)
+            dtype = next(iter(part.values())).dtype
+            piece = Piece(base=torch.zeros(length, dtype=dtype), models=part)
             piece.parameter = Parameter("w", (self.total,), start=start, size=length)
             yield piece
 
