@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from merging.errors import OptionError
 from merging.sources import Source, for_computing
 from merging.sources.adapter import AdapterSource, add_product
 from merging.sources.adapter_folder import AdapterFolder, Scaled
-from merging.sources.opening import open_model
 from merging.streaming import Call, merge_tensors
 
 if TYPE_CHECKING:
@@ -102,32 +100,40 @@ def truncated(
     method: str,
     options: Mapping[str, Any],
     opened: Adapters,
-    base: str | os.PathLike[str] | None,
+    sources: Mapping[str, AdapterSource] | None,
     rank: int,
 ) -> dict[str, Truncated]:
-    """Each module's merged update, cut to a rank."""
+    """Each module's merged update, cut to a rank.
+
+    Args:
+        method: any.
+        options: its options.
+        opened: the adapters.
+        sources: the adapters on their base; None: the method sees the updates alone.
+        rank: of the results.
+    """
     modules = all_modules(opened)
     if method in LINEAR_METHODS:
         weights = combination_weights(method, options, modules, list(opened))
         sums_to_one = all(abs(sum(its) - 1) < 1e-9 for its in weights.values())
-        if base is None or method != "average" or sums_to_one:  # else theta_0 itself is scaled
+        if sources is None or method != "average" or sums_to_one:  # else theta_0 itself is scaled
             return {
                 module: truncate(concat(updates_of(opened, module), weights[module]), rank)
                 for module in modules
             }
-    if base is None:
+    if sources is None:
         infos = {f"{module}.weight": TensorInfo("F32", matrix_shape(opened, module)) for module in modules}
         zeros = _Zeros(infos)
         merge = _start(method, options, zeros, {task: _Updates(its, infos) for task, its in opened.items()})
         return {module: truncate(merge.tensor(f"{module}.weight"), rank) for module in modules}
-    return _truncated_on_base(method, options, opened, open_model(base, label="base"), rank)
+    return _truncated_on_base(method, options, sources, rank)
 
 
 def _truncated_on_base(
-    method: str, options: Mapping[str, Any], opened: Adapters, base: Source, rank: int
+    method: str, options: Mapping[str, Any], sources: Mapping[str, AdapterSource], rank: int
 ) -> dict[str, Truncated]:
     """As :func:`truncated`, of the difference between the dense merge and the base."""
-    sources = {task: AdapterSource(base, its.folder, label=its.label) for task, its in opened.items()}
+    base = next(iter(sources.values())).base
     merge = _start(method, options, base, sources)
     cut: dict[str, Truncated] = {}
     for source in sources.values():

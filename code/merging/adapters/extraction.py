@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Losses:
-    """How far an adapter is from the model that it stands for, in Frobenius norms."""
+    """How far an adapter is from the model that it stands for, in Frobenius norms.
+
+    Of the factors as they are computed; storing them in bfloat16 rounds them once more.
+    """
 
     modules: Mapping[str, float]
     """Relative error of each module's update."""

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,7 +41,9 @@ from merging.adapters.writing import write_lora, write_vectors
 from merging.errors import CheckpointError, OptionError
 from merging.publishing import published_folder
 from merging.registry import unknown
+from merging.sources.adapter import AdapterSource
 from merging.sources.adapter_folder import AdapterFolder, Scaled, is_adapter
+from merging.sources.opening import open_model
 from merging.streaming import merge_checkpoints
 
 Result = Literal["dense", "svd", "concat", "knots", "factors", "linear", "vectors"]
@@ -69,7 +73,8 @@ def merge_adapters(
             ``<module>.weight`` (for factors ``<module>.lora_A`` and ``<module>.lora_B``).
         adapters: folder of each adapter by task.
         out: the folder to make.
-        base: what they were trained on; needed for ``dense``.
+        base: what they were trained on; needed for ``dense``. Where the result does not depend on it, it is
+            only checked that the adapters fit it.
         result: see the table of this module.
         rank: for ``svd``; by default the largest of the adapters' ranks.
         saved: what an adapter result does with tensors that adapters store whole (heads, biases) where they
@@ -89,13 +94,19 @@ def merge_adapters(
         return None
     opened = {task: AdapterFolder(adapters[task], label=f"models[{task!r}]") for task in sorted(adapters)}
     _check_alike(opened, result)
+    sources = _on_base(base, opened)
     whole = saved_tensors(opened, saved)
     record: dict[str, Any] = {
         "method": method,
         "options": dict(options),
         "result": result,
-        "adapters": {task: {"folder": str(its.folder), "hash": its.digest()} for task, its in opened.items()},
+        "tasks": list(opened),
         "saved": {"policy": saved, "tensors": sorted(whole)},
+        "sources": _describe(base, opened, sources),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("model-merging", "torch")},
+        },
     }
     losses: Losses | None = None
     if result == "vectors":
@@ -113,7 +124,7 @@ def merge_adapters(
     updates: Mapping[str, Update]
     if result == "svd":
         rank = rank or max(its.rank for adapter in opened.values() for its in low_ranks(adapter).values())
-        cut = truncated(method, options, opened, base, rank)
+        cut = truncated(method, options, opened, sources, rank)
         updates = {module: its.update for module, its in cut.items()}
         losses = Losses.of(cut)
         record |= {"rank": rank, "relative_error": asdict(losses)}
@@ -155,6 +166,11 @@ def _check_arguments(
         check_rank(rank)
         if result != "svd":
             raise OptionError(f"adapters: rank goes with result='svd', not with {result!r}. Leave it out.")
+    if result == "dense" and saved != "error":
+        raise OptionError(
+            f"adapters: saved={saved!r} goes with results that are adapters; 'dense' merges heads and "
+            "biases by the method. Leave it out."
+        )
     if result == "dense" and base is None:
         raise OptionError(
             "adapters: result='dense' is a whole model and needs base, the model that the adapters were "
@@ -167,6 +183,34 @@ def _check_arguments(
                 f"models[{task!r}]: {folder} is no adapter. Only adapters can be merged to an adapter; pass "
                 "result='dense', or make adapters of whole models with merging.adapters.as_adapter."
             )
+
+
+def _on_base(base: PathLike | None, opened: Adapters) -> dict[str, AdapterSource] | None:
+    """Each adapter on the base, by task, which also checks that it fits; None without a base."""
+    if base is None:
+        return None
+    model = open_model(base, label="base")
+    return {
+        task: AdapterSource(model, its.folder, label=its.label, base_folder=base)
+        for task, its in opened.items()
+    }
+
+
+def _describe(
+    base: PathLike | None, opened: Adapters, sources: Mapping[str, AdapterSource] | None
+) -> dict[str, Any]:
+    """What ``merge.json`` says of each input."""
+    found: dict[str, Any] = {}
+    if base is not None:
+        found["base"] = {"folder": str(base), "weights_hash": open_model(base, label="base").digest()}
+    for task, its in opened.items():
+        found[its.label] = {
+            "folder": str(its.folder),
+            "weights_hash": its.digest(),
+            "base_model": its.config.base_model,
+            "notes": list(sources[task].notes) if sources is not None else [],
+        }
+    return found
 
 
 def _check_alike(opened: Adapters, result: str) -> None:

@@ -56,7 +56,8 @@ class AdapterSource:
         self.adapter = AdapterFolder(folder, label=label)
         self.notes = self._notes(base_folder)
         """What a reader of the result should know, one sentence each."""
-        self._base = base
+        self.base = base
+        """What the adapter is put on."""
         self._replaced = self._match_saved()
         self._infos = dict(base.tensors) | {
             name: self.adapter.tensors[key] for name, key in self._replaced.items()
@@ -90,7 +91,7 @@ class AdapterSource:
         """One effective tensor."""
         info = self._infos[name]
         if name not in self._changes and name not in self._replaced:
-            return self._base.read(name)
+            return self.base.read(name)
         return self.read_piece(name, 0, info.num_elements).reshape(info.shape)
 
     def read_piece(self, name: str, start: int, stop: int) -> Tensor:
@@ -99,22 +100,22 @@ class AdapterSource:
             return self.read_for_computing(name, start, stop)
         if name in self._replaced:
             return self.adapter.read_piece(self._replaced[name], start, stop)
-        return self._base.read_piece(name, start, stop)
+        return self.base.read_piece(name, start, stop)
 
     def read_for_computing(self, name: str, start: int, stop: int) -> Tensor:
         """As ``read_piece``, in float32 (float64 where it is stored so); the vector is the caller's own."""
         if name in self._replaced:
             piece, own = for_computing(self.adapter.read_piece(self._replaced[name], start, stop)), False
         else:
-            piece, own = read_for_computing(self._base, name, start, stop)
+            piece, own = read_for_computing(self.base, name, start, stop)
         piece = piece if own else piece.clone()
         if name in self._changes:
             self._changes[name](piece, start)
         return piece
 
     def digest(self) -> str:
-        """Hex SHA-256 that names base and adapter together."""
-        base = self._base.digest() if hasattr(self._base, "digest") else ""
+        """Hex SHA-256 that names base and adapter together; a base in memory has no name."""
+        base = self.base.digest() if hasattr(self.base, "digest") else ""
         return hashlib.sha256(f"{base} {self.adapter.digest()}".encode()).hexdigest()
 
     def _notes(self, base_folder: str | os.PathLike[str] | None) -> tuple[str, ...]:
@@ -130,7 +131,7 @@ class AdapterSource:
         """What the adapter stores whole, by the base's name; a head that the base lacks keeps its own."""
         replaced: dict[str, str] = {}
         for name, key in sorted(self.adapter.saved.items()):
-            replaced[match_name(name, self._base.tensors) or name] = key
+            replaced[match_name(name, self.base.tensors) or name] = key
         return replaced
 
     def _add_low_rank(self, module: str, path: str, its: LowRank) -> None:

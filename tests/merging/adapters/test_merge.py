@@ -12,6 +12,7 @@ import pytest
 import torch
 from merging.adapters import RESULTS, as_adapter, merge_adapters
 from merging.adapters.combining import LINEAR_METHODS
+from merging.checkpoints import weights_hash
 from merging.errors import CheckpointError, OptionError
 from merging.sources.adapter import AdapterSource
 from merging.sources.adapter_folder import AdapterFolder
@@ -188,7 +189,8 @@ def test_truncation_is_reported(made: Any, bases: Any, tmp_path: Path) -> None:
     assert losses.all == pytest.approx((lost / total) ** 0.5, rel=1e-4)
     record = json.loads((tmp_path / "out" / "merge.json").read_text())
     assert record["relative_error"]["all"] == losses.all
-    assert record["rank"] == 2 and record["adapters"].keys() == {"a", "b"}
+    assert record["rank"] == 2 and record["tasks"] == ["a", "b"]
+    assert record["sources"].keys() == {"models['a']", "models['b']"}
 
 
 def test_the_rank_is_by_default_the_largest(made: Any, tmp_path: Path) -> None:
@@ -281,6 +283,49 @@ def test_vectors(made: Any, bases: Any, tmp_path: Path) -> None:
 HEADS = {task: {"target_modules": ["query"], "r": 2, "task_type": "SEQ_CLS"} for task in "ab"}
 
 
+def test_ties_in_the_frame_of_knots(made: Any, bases: Any, tmp_path: Path) -> None:
+    """Against an SVD of the whole updates side by side."""
+    adapters = made("convolution", {task: {"target_modules": ["layer"], "r": 2} for task in "ab"})
+    merge_adapters(
+        method="ties",
+        options={"density": 0.5},
+        adapters=folders(adapters),
+        out=tmp_path / "out",
+        result="knots",
+    )
+    base = bases["convolution"].state_dict()["layer.weight"]
+    updates = {task: its.effective["layer.weight"] - base for task, its in adapters.items()}
+    u, s, v = torch.linalg.svd(torch.cat(list(updates.values()), dim=1), full_matrices=False)
+    blocks = dict(zip(updates, (s[:, None] * v).split(base.shape[1], dim=1), strict=True))
+    merged = merge_tensors(
+        method="ties",
+        options={"density": 0.5},
+        base={"layer.weight": torch.zeros_like(blocks["a"])},
+        models={task: {"layer.weight": its} for task, its in blocks.items()},
+        extras={},
+    )
+    expected = base + u @ merged["layer.weight"]
+    torch.testing.assert_close(
+        loaded_by_peft(bases["convolution"], tmp_path / "out")["layer.weight"], expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_base_is_checked_and_recorded(made: Any, bases: Any, tmp_path: Path) -> None:
+    adapters = folders(made("bert", BERT))
+    call = {
+        "method": "average",
+        "options": {},
+        "adapters": adapters,
+        "result": "concat",
+        "out": tmp_path / "out",
+    }
+    merge_adapters(**call, base=saved(bases["bert"], tmp_path / "base"))
+    record = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert record["sources"]["base"]["weights_hash"] == weights_hash(tmp_path / "base")
+    with pytest.raises(CheckpointError, match="is not in the base"):
+        merge_adapters(**call, base=saved(bases["gpt2"], tmp_path / "other"))
+
+
 def test_heads_that_differ(made: Any, bases: Any, tmp_path: Path) -> None:
     adapters, out = made("bert", HEADS), tmp_path / "out"
     call = {"method": "average", "options": {}, "adapters": folders(adapters), "out": out, "result": "concat"}
@@ -318,6 +363,10 @@ def test_heads_that_agree_are_kept(made: Any, bases: Any, tmp_path: Path) -> Non
         ({"result": "concat", "rank": 2}, "rank goes with result='svd', not with 'concat'"),
         ({"rank": 0}, "rank must be an integer >= 1, got 0"),
         ({"saved": "keep"}, "unknown value of saved 'keep'"),
+        (
+            {"result": "dense", "base": "base", "saved": "drop"},
+            "saved='drop' goes with results that are adapters",
+        ),
         ({"result": "concat", "method": "ties"}, "ties is not. Use result='svd'"),
         ({"result": "factors"}, "needs one rank in all adapters, but 'bert"),
         ({"result": "vectors"}, "result='vectors' is for IA3, but .* is LORA"),
