@@ -109,11 +109,25 @@ def keep_probabilities(vector: Tensor, density: float, epsilon: float, *, transp
     length = rows.shape[1]
     if length < 2 or epsilon == 0:
         return torch.full_like(vector, density)
-    order = rows.abs().argsort(dim=1, stable=True)
+    order = _ascending(rows.abs())
     steps = torch.arange(length, dtype=vector.dtype, device=vector.device)
     steps = steps.mul_(2 * epsilon / (length - 1)).add_(density - epsilon)
     keep = torch.empty_like(rows).scatter_(1, order, steps.expand_as(rows))
     return (keep.T if transposed else keep).reshape(vector.shape)
+
+
+def _ascending(magnitudes: Tensor) -> Tensor:
+    """Columns of each row in the order of their magnitudes, equal ones in the order of the columns."""
+    import torch
+
+    if magnitudes.dtype != torch.float32 or magnitudes.device.type != "cpu":
+        return magnitudes.argsort(dim=1, stable=True)
+    # The bits of floats >= 0 are in the order of the floats: sorting (bits, column) as one whole number is
+    # about ten times as fast as an argsort.
+    columns = torch.arange(magnitudes.shape[1])
+    keys = magnitudes.contiguous().view(torch.int32).to(torch.int64).mul_(2**32).add_(columns)
+    keys.numpy().sort(axis=1)
+    return keys.bitwise_and_(2**32 - 1)
 
 
 def _draw(task: str, vector: Tensor, options: RankOptions, parameter: Parameter) -> tuple[Tensor, Tensor]:

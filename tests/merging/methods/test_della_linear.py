@@ -28,6 +28,15 @@ def test_probabilities_rise_with_the_rank_in_a_row() -> None:
     assert_close(keep_probabilities(rows[1], 0.45, 0.2, transposed=False), expected[1])
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_probabilities_in_float32_are_those_in_float64(transposed: bool) -> None:
+    """They are sorted differently; many magnitudes are equal, and some are tiny."""
+    rows = (torch.randn(40, 60, generator=torch.Generator().manual_seed(0)) * 3).round() / 3
+    rows[:, ::7] *= 1e-42
+    keep = keep_probabilities(rows, 0.5, 0.4, transposed=transposed)
+    assert_close(keep.double(), keep_probabilities(rows.double(), 0.5, 0.4, transposed=transposed))
+
+
 def test_a_row_of_one_element_and_a_scalar() -> None:
     for shape in ((), (1,), (5, 1), (0,)):
         keep = keep_probabilities(torch.ones(shape), 0.4, 0.2, transposed=False)
