@@ -22,6 +22,7 @@ from merging.command_line import (
     write,
 )
 from merging.errors import MergingError, OptionError
+from merging.mergekit import command as mergekit
 from merging.progress import shown
 from merging.registry import unknown
 
@@ -244,7 +245,8 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="merge",
         help="Merge fine-tuned models into one. `merging methods` explains the methods.\n"
-        "Options depend on the method: merging merge --method NAME --help",
+        "Options depend on the method: merging merge --method NAME --help\n"
+        "A mergekit file is run by merging merge --config FILE.yml --out FOLDER",
         arguments=(
             Argument(
                 name="method", help=f"one of {', '.join(methods.names())}", metavar="NAME", required=True
@@ -381,6 +383,9 @@ def _main(words: list[str]) -> int:
     if name not in commands:
         raise OptionError(f"merging: {unknown('command', name, [*commands, 'methods'])}")
     command = commands[name]
+    if name == "merge":
+        file, rest = mergekit.split_file(rest)
+        command = command if file is None else mergekit.command(file, _OUT)
     values = parse(command, rest)
     if "out" in values:
         _check_free(values["out"])

@@ -22,18 +22,19 @@ from merging.sources.layers import (
     stacked_config,
     stacks,
 )
-from merging.sources.opening import Model
 
 
 @dataclass(frozen=True)
 class Opened:
     """A model of the file."""
 
-    source: Model
+    source: Source
     config: Mapping[str, Any]
     """``config.json``."""
     folder: Path
     """Where its small files lie."""
+    digest: str
+    """Names the content of its weights."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,12 @@ class Arrangement:
 
     method: str
     options: dict[str, Any]
-    template: Source
-    """The base; for methods without one the first model: names, shapes and dtypes of the output are its."""
+    base: Source | None
+    """None for methods without one."""
     models: dict[str, Source]
     """By task: the last part of the model's name, numbered where two have the same."""
     config: dict[str, Any]
     """``config.json`` of the output."""
-    owner: Reference
-    """Whose tokenizer and other small files the output gets, where the file does not say it."""
 
 
 def arrange(config: Config, opened: Mapping[Reference, Opened]) -> Arrangement:
@@ -87,7 +86,6 @@ def arrange(config: Config, opened: Mapping[Reference, Opened]) -> Arrangement:
             for part, base, picked in zip(config.slices, bases, first, strict=True)
         ]
         template = _stack(opened, template_ranges, "base_model")
-    owner = config.base_model or template_ranges[0][0]
     places = _places(config, template, opened, template_ranges)
     options = translate.options_of(config, places, tasks) | method.fixed_options(
         has_base=bases[0] is not None
@@ -95,10 +93,9 @@ def arrange(config: Config, opened: Mapping[Reference, Opened]) -> Arrangement:
     return Arrangement(
         method.method,
         options,
-        template,
+        None if bases[0] is None else template,
         models,
-        _config(opened[owner].config, opened, template_ranges),
-        owner,
+        _config(opened[config.owner].config, opened, template_ranges),
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from merging.errors import OptionError
 from merging.mergekit.settings import Setting, read_setting
@@ -25,12 +25,11 @@ _REFUSED = {
     "residual_weight": "It belongs to an old version of mergekit.",
 }
 DTYPES = {
-    **dict.fromkeys(("float32", "fp32"), "F32"),
-    **dict.fromkeys(("bfloat16", "bf16"), "BF16"),
-    **dict.fromkeys(("float16", "fp16"), "F16"),
-    "float64": "F64",
+    **dict.fromkeys(("float32", "fp32"), "float32"),
+    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
+    **dict.fromkeys(("float16", "fp16"), "float16"),
 }
-"""What mergekit calls a dtype, and its name in a checkpoint."""
+"""What mergekit calls a dtype, and what we call it."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ class TokenSource:
 class Tokenizer:
     """Which tokenizer the merged model gets."""
 
-    source: str
-    """``"union"``, ``"base"``, or a model reference."""
+    source: Literal["union", "base"] | Reference
+    """The joint vocabulary, the base's tokenizer, or that of a model."""
     tokens: Mapping[str, TokenSource] = field(default_factory=dict)
     pad_to_multiple_of: int | None = None
 
@@ -101,7 +100,7 @@ class Config:
     base_model: Reference | None = None
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     dtype: str | None = None
-    """Of the output, as in checkpoints ("BF16"): ``out_dtype``, else ``dtype``; None: as the inputs are."""
+    """Of the output: ``out_dtype``, else ``dtype``; None: as the inputs are. We compute in float32."""
     tokenizer: Tokenizer | None = None
     chat_template: str | None = None
     text: str = ""
@@ -125,13 +124,9 @@ class Config:
         return tuple(found)
 
     @property
-    def references(self) -> tuple[Reference, ...]:
-        """Every model that is mentioned, in the same order."""
-        found = dict.fromkeys(self.merged)
-        for token in self.tokenizer.tokens.values() if self.tokenizer else ():
-            if token.model is not None:
-                found[token.model] = None
-        return tuple(found)
+    def owner(self) -> Reference:
+        """Whose config, tokenizer and other small files the output gets, where the file does not say it."""
+        return self.base_model or self.slices[0].sources[0].model
 
 
 def read_file(path: str | Path) -> Config:
@@ -292,13 +287,13 @@ def _tokenizer(found: Mapping[str, Any], owner: str) -> Tokenizer | None:
     )
 
 
-def _tokenizer_source(value: Any, owner: str) -> str:
+def _tokenizer_source(value: Any, owner: str) -> Literal["union", "base"] | Reference:
     """``union``, ``base``, or a model; older files write ``model:PATH``."""
-    if isinstance(value, str) and value in ("union", "base"):
-        return value
-    if isinstance(value, str):
-        value = value.removeprefix("model:")
-    return str(read_reference(value, owner))
+    if value == "union":
+        return "union"
+    if value == "base":
+        return "base"
+    return read_reference(value.removeprefix("model:") if isinstance(value, str) else value, owner)
 
 
 def _token(value: Any, owner: str) -> TokenSource:

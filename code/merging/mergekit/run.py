@@ -7,27 +7,42 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from merging import hub
-from merging.checkpoints import check_disk_space, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.errors import OptionError
 from merging.heads import is_head
+from merging.mergekit import chat_template, translate
 from merging.mergekit.arrange import Arrangement, Opened, arrange
 from merging.mergekit.config import Config, Reference, read_file
-from merging.publishing import published_folder
+from merging.mergekit.vocabulary import join, truncate
 from merging.sources.opening import open_model
-from merging.streaming import COPIED_FILES, RECORD_NAME, Call
+from merging.streaming import Call, OpenMerge, check_output, label_of
+from merging.vocabulary.alignment import Alignment
+from merging.vocabulary.tokenizer import TOKENIZER_FILES
 
 CONFIG_NAME = "mergekit_config.yml"
 """The copy of the file in the output, under the name that mergekit gives it."""
 
 
-def merge_file(file: str | os.PathLike[str], *, out: str | os.PathLike[str]) -> None:
+def merge_file(
+    file: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    output: Mapping[str, Any] | None = None,
+    compute: Mapping[str, Any] | None = None,
+) -> None:
     """Merge what a mergekit YAML file says into the model folder ``out``.
 
     Models are folders, relative to the file or to the working directory, or Hub ids; ``model+adapter`` is a
     model with a LoRA or (IA)3 adapter.
+
+    Args:
+        file: the YAML file.
+        out: the folder to make.
+        output: fields of ``merging.output_options.OutputOptions``; its dtype wins over the file's.
+        compute: fields of ``merging.compute_options.ComputeOptions``.
 
     Raises:
         OptionError: something in the file is unknown, wrong or missing.
@@ -35,11 +50,34 @@ def merge_file(file: str | os.PathLike[str], *, out: str | os.PathLike[str]) -> 
         HubError: a model is no folder, and cannot be fetched.
         DiskSpaceError: the output does not fit.
     """
-    file, out = Path(file), Path(out)
+    file = Path(file)
     config = read_file(file)
-    folders = {its: find_model(its, near=file.parent) for its in config.references}
-    opened = {its: open_reference(its, folder) for its, folder in folders.items()}
-    _merge(config, arrange(config, opened), opened, out)
+    translate.check_parameters(config)  # before anything is downloaded
+    chat_template.check(config.chat_template)
+    folders = {its: find_model(its, near=file.parent) for its in config.merged}
+    check_output(Path(out), {str(its): folder for its, (folder, _) in folders.items()})
+    opened = {its: open_reference(its, folders[its]) for its in config.merged}
+    tokenizer = _tokenizer_folder(config, opened, near=file.parent)
+    alignment = None
+    owner = config.owner
+    if config.tokenizer is not None:
+        assert tokenizer is not None
+        alignment, opened = join(config, opened, tokenizer=tokenizer)
+    else:
+        check_vocabularies({str(its): model.folder for its, model in opened.items()}, by_number=True)
+        if not translate.uses_base(config):
+            opened = truncate(opened)
+    arrangement = arrange(config, opened)
+    merge = _open(config, arrangement, opened, alignment, output=output, compute=compute)
+
+    def finish(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(arrangement.config, indent=2) + "\n")
+        if alignment is None and tokenizer is not None and tokenizer != opened[owner].folder:
+            _copy_tokenizer(tokenizer, folder)
+        chat_template.write(config.chat_template, folder, [its.folder for its in opened.values()])
+        (folder / CONFIG_NAME).write_text(config.text)
+
+    merge.write(out, finish=finish)
 
 
 def find_model(reference: Reference, *, near: Path) -> tuple[Path, Path | None]:
@@ -58,17 +96,6 @@ def find_model(reference: Reference, *, near: Path) -> tuple[Path, Path | None]:
     return model, lora
 
 
-def _folder(name: str, revision: str | None, near: Path) -> Path:
-    for place in (near / name, Path(name)):
-        if place.is_dir():
-            if revision is not None:
-                raise OptionError(f"revision {revision!r} is for Hub ids; {name} is a local folder.")
-            return place
-    if Path(name).is_absolute() or name.startswith("."):
-        raise OptionError(f"there is no folder {name}, neither beside the file nor in the working directory.")
-    return hub.model_folder(name, revision)[0]
-
-
 def open_reference(reference: Reference, folders: tuple[Path, Path | None]) -> Opened:
     """Open a model, with its adapter if it has one.
 
@@ -80,36 +107,71 @@ def open_reference(reference: Reference, folders: tuple[Path, Path | None]) -> O
     model = open_model(folder, label=str(reference))
     if lora is not None:
         model = open_model(lora, label=str(reference), base=model, base_folder=folder)
-    return Opened(model, config, folder)
+    return Opened(model, config, folder, model.digest())
 
 
-def _merge(config: Config, arrangement: Arrangement, opened: Mapping[Reference, Opened], out: Path) -> None:
+def _folder(name: str, revision: str | None, near: Path) -> Path:
+    for place in (near / name, Path(name)):
+        if place.is_dir():
+            if revision is not None:
+                raise OptionError(f"revision {revision!r} is for Hub ids; {name} is a local folder.")
+            return place
+    if Path(name).is_absolute() or name.startswith("."):
+        raise OptionError(f"there is no folder {name}, neither beside the file nor in the working directory.")
+    return hub.model_folder(name, revision)[0]
+
+
+def _tokenizer_folder(config: Config, opened: Mapping[Reference, Opened], *, near: Path) -> Path | None:
+    """Where the tokenizer lies that the output's is made from; None if the file does not say."""
+    if config.tokenizer is None:
+        return None
+    if isinstance(config.tokenizer.source, str):
+        return opened[config.owner].folder
+    model = config.tokenizer.source
+    return opened[model].folder if model in opened else find_model(model, near=near)[0]
+
+
+def _open(
+    config: Config,
+    arrangement: Arrangement,
+    opened: Mapping[Reference, Opened],
+    alignment: Alignment | None,
+    *,
+    output: Mapping[str, Any] | None,
+    compute: Mapping[str, Any] | None,
+) -> OpenMerge:
     call = Call.check(
         arrangement.method,
         arrangement.options,
-        base=arrangement.template,
+        base=arrangement.base,
         models=arrangement.models,
         extras={},
-        policy={"rows": "base"},
+        policy={"rows": "base" if config.tokenizer is None and arrangement.base is not None else "error"},
     )
-    inputs = call.folders(arrangement.template, arrangement.models, {})
-    folders = {str(its): opened[its].folder for its in config.merged}
+    inputs: dict[str, Any] = {} if arrangement.base is None else {"base": arrangement.base}
+    inputs |= {label_of("models", task): its for task, its in arrangement.models.items()}
     plan = call.plan(inputs, vocabulary_size=vocabulary_size({"": arrangement.config}))
-    heads = [name for name in plan.merged if is_head(name)]
-    check_labels({str(its): opened[its].config for its in config.merged}, heads=heads)
-    check_vocabularies(folders)
-    merge = call.start(plan, inputs, dtype=config.dtype)
-    check_disk_space(out, sum(info.num_bytes for info in merge.infos.values()))
-    with published_folder(out) as folder:
-        write_checkpoint(folder, merge.infos, merge.run)
-        for name in COPIED_FILES:
-            if (opened[arrangement.owner].folder / name).is_file():
-                shutil.copyfile(opened[arrangement.owner].folder / name, folder / name)
-        (folder / "config.json").write_text(json.dumps(arrangement.config, indent=2) + "\n")
-        record = call.record(plan, merge)
-        record["sources"] = {
-            str(its): {"folder": str(opened[its].folder), "weights_hash": opened[its].source.digest()}
-            for its in config.merged
-        }
-        (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
-        (folder / CONFIG_NAME).write_text(config.text)
+    check_labels(
+        {str(its): model.config for its, model in opened.items()},
+        heads=[name for name in plan.merged if is_head(name)],
+    )
+    sources = {
+        str(its): {"folder": str(model.folder), "weights_hash": model.digest} for its, model in opened.items()
+    }
+    return OpenMerge(
+        call,
+        inputs,
+        plan,
+        sources={**sources, "mergekit": config.text},
+        files_from=opened[config.owner].folder,
+        alignment=alignment,
+        output={"dtype": config.dtype, **(output or {})},
+        compute=compute,
+    )
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

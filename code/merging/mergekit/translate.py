@@ -245,6 +245,13 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
+def uses_base(config: Config) -> bool:
+    """Whether models are taken relative to a base."""
+    need = method(config.merge_method).base
+    has_base = config.base_model is not None or any(part.base_model is not None for part in config.slices)
+    return need == "needed" or (need == "optional" and has_base)
+
+
 def check_parameters(config: Config) -> None:
     """Refuse parameters that the method does not take, on every level.
 

@@ -108,6 +108,7 @@ def align(
     *,
     folders: Mapping[str, Path],
     configs: Mapping[str, Mapping[str, Any]],
+    base: str | None,
     reference: Path | None = None,
     multiple: int = 1,
     given: Mapping[str, Given] | None = None,
@@ -116,10 +117,11 @@ def align(
 
     Args:
         kind: "base", "union" or "intersect"; see ``make_joint``.
-        sources: by label, the template first; ``base`` is the base.
+        sources: by label, the one first whose config the output gets.
         folders: where the tokenizer of each lies.
         configs: ``config.json`` of each.
-        reference: folder of the tokenizer whose tokens keep their numbers; None: the template's.
+        base: label of the base model, where there is one.
+        reference: folder of the tokenizer whose tokens keep their numbers; None: the first model's.
         multiple: the embedding gets a multiple of that many rows.
         given: rows that are to come from somewhere else, by token.
 
@@ -139,7 +141,7 @@ def align(
         members,
         reference=tokens,
         num_rows=members[owners[0]].num_rows if owners else max(tokens.values()) + 1,
-        base="base" if "base" in members else None,
+        base=base,
         multiple=multiple,
         given=given,
     )

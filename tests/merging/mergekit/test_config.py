@@ -18,7 +18,7 @@ def test_models() -> None:
         Reference("a"),
         Reference("org/b", "v1"),
     )
-    assert config.dtype == "BF16"
+    assert config.dtype == "bfloat16"
     assert not config.is_sliced
 
 

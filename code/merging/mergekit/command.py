@@ -1,0 +1,54 @@
+"""``merging merge --config FILE.yml``: a mergekit file from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from merging.command_line import Argument, Command, Parser, as_json
+
+_SUFFIXES = (".yml", ".yaml")
+
+
+def split_file(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Find the YAML file among the words after ``merging merge``.
+
+    Returns:
+        The file, and the other words; None, and all words, where ``--config`` names no YAML file.
+    """
+    parser = Parser(prog="merging merge", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    known, rest = parser.parse_known_args(list(words))
+    if known.config is None or Path(known.config).suffix.lower() not in _SUFFIXES:
+        return None, list(words)
+    return known.config, rest
+
+
+def command(file: str, out: Argument) -> Command:
+    """The command that merges what ``file`` says; ``out`` is the argument for the folder to make."""
+
+    def run(*, out: str, max_shard_size: str | None, **compute: Any) -> str:
+        from merging.mergekit.run import merge_file
+
+        merge_file(
+            file,
+            out=out,
+            output={} if max_shard_size is None else {"max_shard_size": max_shard_size},
+            compute={key: value for key, value in compute.items() if value is not None},
+        )
+        return f"wrote {out}"
+
+    return Command(
+        name="merge",
+        help="Merge what a mergekit YAML file says: models, method, parameters, tokenizer.",
+        arguments=(
+            out,
+            Argument(name="max_shard_size", help="size of the files, e.g. 5GB", metavar="SIZE"),
+            Argument(name="max_memory", help="limit of the process, e.g. 2GiB", metavar="SIZE"),
+            Argument(name="device", help="cpu, cuda or cuda:N", metavar="NAME"),
+            Argument(name="num_threads", help="how many threads work", metavar="INT", read=as_json),
+        ),
+        run=run,
+        epilog="example:\n  merging merge --config mergekit.yml --out merged",
+    )
