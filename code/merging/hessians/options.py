@@ -17,7 +17,7 @@ class HessianOptions:
     max_examples: int | None = None
     """At most so many examples, drawn without replacement and stratified by label; None: all."""
     num_samples: int = 1
-    """Label draws for each example (``fisher_mc``)."""
+    """Label draws for each example (``fisher_mc``, ``kfac_mc``, ``block_mc``)."""
     max_tokens: int | None = None
     """Texts are cut to so many tokens; images need none."""
     kfac_scale: Literal["consistent", "reference"] = "consistent"
