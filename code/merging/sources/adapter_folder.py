@@ -168,7 +168,7 @@ class AdapterFolder:
                 )
             else:
                 plain = _WRAPPERS.sub("", name)
-                if plain not in self.saved or ".modules_to_save" in name:
+                if plain not in self.saved or plain == name:  # peft may store a trained bias twice
                     self.saved[plain] = key
         if self.config.kind == "LORA":
             self.modules = {module: self._low_rank(module, parts) for module, parts in lora.items()}

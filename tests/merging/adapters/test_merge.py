@@ -340,6 +340,25 @@ def test_heads_that_differ(made: Any, bases: Any, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+@pytest.mark.parametrize("task_type", [None, "SEQ_CLS"])
+def test_biases_that_were_trained(
+    bias: str, task_type: str | None, made: Any, bases: Any, tmp_path: Path
+) -> None:
+    config = {"target_modules": ["query"], "r": 2, "bias": bias, "task_type": task_type}
+    adapters = made("bert", {"a": config, "b": config})
+    merge_adapters(
+        method="average",
+        options={},
+        adapters=folders(adapters),
+        out=tmp_path / "out",
+        result="concat",
+        saved="average",
+    )
+    expected = dense(bases["bert"], adapters, "average", {})
+    assert_same(loaded_by_peft(bases["bert"], tmp_path / "out"), expected)
+
+
 def test_heads_that_agree_are_kept(made: Any, bases: Any, tmp_path: Path) -> None:
     adapters = folders(made("bert", {"a": HEADS["a"]}))
     merge_adapters(
