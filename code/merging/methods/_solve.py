@@ -21,6 +21,13 @@ STALLED = 3
 """So many steps in a row that change nothing but the last bit end a run."""
 
 
+def precision_of(matrix: Tensor) -> float:
+    """Relative rounding error of sums over data: that of float32 also where they were stored with less."""
+    import torch
+
+    return torch.finfo(torch.float64 if matrix.dtype == torch.float64 else torch.float32).eps
+
+
 def cholesky_solve(matrix: Tensor, right: Tensor, *, precision: float) -> tuple[Tensor, float]:
     """Solve ``(M + rho I) x = right`` with the smallest ridge rho of ``RIDGES`` that makes M regular enough.
 

@@ -1,4 +1,4 @@
-"""Uncertainty-based gradient matching (Daheim et al., ICLR 2024, arXiv:2310.12808) with layer-wise curvature.
+"""Gradient matching with the curvature of whole layers (Daheim et al., ICLR 2024, arXiv:2310.12808).
 
     (H_0 + sum_t alpha_t H_t) (theta - theta_0) = sum_t alpha_t (H_0 + H_t) (theta_t - theta_0)
 
@@ -33,7 +33,7 @@ from merging.methods import gradient_matching, task_arithmetic
 from merging.methods._linear import Kronecker, check_fit, from_matrix, known, kronecker, to_matrix
 from merging.methods._precondition import jacobi, kronecker_inverse
 from merging.methods._removal import Limited, limited
-from merging.methods._solve import cholesky_solve, conjugate_gradients, norm
+from merging.methods._solve import cholesky_solve, conjugate_gradients, norm, precision_of
 from merging.methods._tasks import check_finite, per_task
 
 if TYPE_CHECKING:
@@ -137,13 +137,13 @@ def merge(
     )
     origin, old = to_matrix(start, layer), to_matrix(base, layer)
     right, unit = torch.zeros_like(origin), 0.0
-    for task in layers:
+    for task in system.tasks:
         model = to_matrix(models[task], layer)
         right += system.task_times(task, model - origin)
         unit += norm(system.task_times(task, model - old))
     target = options.tolerance * unit
     if layer.outputs is None and not system.removed and norm(right) > target:
-        correction, ridge = system.solve(right, precision=torch.finfo(layer.inputs.dtype).eps)
+        correction, ridge = system.solve(right, precision=precision_of(layer.inputs))
         if report is not None:
             report("ridge", ridge)
         return from_matrix(origin + correction, base, layer)
@@ -162,11 +162,16 @@ class _System:
     """H_0 + delta I + sum_t alpha_t H_t, an operator."""
 
     added: Mapping[str, Kronecker]
-    """alpha_t H_t of alpha_t >= 0."""
+    """alpha_t H_t of positive alpha_t."""
     removed: Mapping[str, Limited]
-    """-alpha_t H_t of the others."""
+    """-alpha_t H_t of negative ones, cut."""
     prior: Kronecker | None
     delta: float
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those whose curvature matters, in one order."""
+        return sorted([*self.added, *self.removed])
 
     def task_times(self, task: str, x: Tensor) -> Tensor:
         """alpha_t H_t x, a new tensor."""
@@ -175,7 +180,7 @@ class _System:
     def __call__(self, x: Tensor) -> Tensor:
         """Product with x, a new tensor."""
         product = x * self.delta if self.prior is None else self.prior(x).add_(x, alpha=self.delta)
-        for task in (*self.added, *self.removed):
+        for task in self.tasks:
             product += self.task_times(task, x)
         return product
 
@@ -215,7 +220,7 @@ def _system(
     weights = [abs(factor) * its.weight for factor, its in tasks.values()]
     unit = max(options.delta_0, 0.0 if prior is None else prior.weight, *weights) or 1.0
     prior, delta = None if prior is None else prior.times(1 / unit), options.delta_0 / unit
-    added = {task: its.times(factor / unit) for task, (factor, its) in tasks.items() if factor >= 0}
+    added = {task: its.times(factor / unit) for task, (factor, its) in tasks.items() if factor > 0}
     removed = {task: its.times(-factor / unit) for task, (factor, its) in tasks.items() if factor < 0}
     if not removed:
         return _System(added, {}, prior, delta)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from merging.errors import CheckpointError, OptionError
 from merging.methods import average
 from merging.methods._linear import check_fit, from_matrix, known, softened, to_matrix
-from merging.methods._solve import cholesky_solve
+from merging.methods._solve import cholesky_solve, precision_of
 from merging.methods._tasks import check_finite, per_task
 from merging.policy import matches
 
@@ -106,7 +106,7 @@ def merge(
         its = (its + its.T).div_(2)
         gram += its
         right.addmm_(its, to_matrix(models[task], layer) - mean)
-    correction, ridge = cholesky_solve(gram, right, precision=torch.finfo(layer.inputs.dtype).eps)
+    correction, ridge = cholesky_solve(gram, right, precision=precision_of(layer.inputs))
     if report is not None:
         report("ridge", ridge)
     return from_matrix((mean + correction).to(like.dtype), like, layer)
