@@ -126,3 +126,17 @@ def test_a_model_folder(
     assert stored.record.statistic == "mask_nodes" and stored.record.num_examples == 10
     fisher: Any = as_input(stored, key="mask_fishers")
     assert fisher.of("any").heads.shape == (1, 2) and fisher.of("any").neurons.shape == (1, 12)
+
+
+def test_images(tmp_path: Path, write_vit: Callable[[], Path], write_images: Callable[[], Path]) -> None:
+    estimate(
+        estimator="mask_nodes",
+        task_type="image_classification",
+        model=write_vit(),
+        data={"data": str(write_images()), "split": "train"},
+        options={},
+        seed=0,
+        out=tmp_path / "out",
+    )
+    fisher: Any = as_input(StoredHessian(tmp_path / "out", label="mask_fishers['a']"), key="mask_fishers")
+    assert fisher.of("any").heads.all() and fisher.of("any").neurons.shape == (1, 12)
