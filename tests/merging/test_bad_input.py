@@ -124,7 +124,10 @@ DIFFERING = [
         match(b_hessian="hessian_a"),
         ["hessians['b'] was estimated at other weights than models['b']", "again"],
     ),
-    (average(b="words"), ["is number 4 in models['a'] and 5 in models['b']", 'policy {"vocabulary": "base"}']),
+    (
+        average(b="words"),
+        ["is number 4 in models['a'] and 5 in models['b']", 'policy {"vocabulary": "base"}'],
+    ),
     (average(b="more_words"), ["is (32, 16) in models['a'] and (33, 16) in", '{"vocabulary": "base"}']),
     (average(b="three"), ["is (2,) in models['a'] and (3,) in", 'policy {"exclude": ["classifier.*"]}']),
     (average(b="named"), ["label sets differ", "['bad', 'good']", 'policy {"exclude": ["classifier.*"]}']),
