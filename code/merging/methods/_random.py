@@ -51,7 +51,7 @@ def bernoulli(keep: float | Tensor, like: Tensor, *, seed: int, task: str, param
     drawn = draws(like.numel(), seed=seed, task=task, parameter=parameter).reshape(like.shape)
     if isinstance(keep, torch.Tensor):
         limits = keep.double() * 2.0**32 - 2.0**31
-        return (drawn.to(like.device) < limits).to(like.dtype)
+        return drawn.to(limits).lt_(limits).to(like)
     limit = -int(-keep * 2**32 // 1) - 2**31
     if limit == 2**31:  # no int32 is above all int32
         return torch.ones_like(like)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from merging.errors import OptionError
-from merging.methods._signs import Election, MergeFunction, merge_agreeing, vote
+from merging.methods._signs import Election, MergeFunction, merge_agreeing, needs_norms, vote
 from merging.methods._sparsify import check_share, l1_scales, tasks_of, weighted_vectors
 from merging.methods._tasks import check_finite, per_task
 from merging.methods._thresholds import Cut, largest, num_elements
@@ -47,7 +47,8 @@ class Options:
     """What becomes of the values that agree: their mean (mergekit: normalize), their sum, or the one that has
     the largest magnitude."""
     election: Election = "mass"
-    """Elect the sign of the sum of the values ("mass"), or of the sum of their signs ("count")."""
+    """Elect the sign of the sum of the values x ("mass"), of their signs ("count"), of sign(x) x^2 / |x|^2
+    ("normmass"), or the sign of the task with the largest x^2 / |x|^2 ("normfrac")."""
     rescale: Literal["none", "l1"] = "none"
     """"l1" gives each trimmed task vector the L1 norm that it had before; only per_tensor."""
 
@@ -70,6 +71,8 @@ class Summary:
     """Smallest magnitude that is kept, by task."""
     majority: int
     """Sign of the sum of all elected signs: -1, 0 or 1; elected where a sum is 0."""
+    norms: Mapping[str, float]
+    """L2 norm of what is kept times the weight, by task; empty for elections that don't need it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Measure:
     """What is kept, by task."""
     scales: Mapping[str, float]
     """L1 norm before trimming divided by that after, by task; empty without rescaling."""
+    norms: Mapping[str, float]
+    """L2 norm of what is kept, rescaled, times the weight, by task; as in ``Summary``."""
 
 
 def granularity(options: Options) -> Granularity:
@@ -103,16 +108,16 @@ def summarize(parameters: Pieces, options: Options) -> Summary | None:
                 "Pass flavour='per_tensor'."
             )
     cuts = _cuts(parameters, options)
+    norms = _norms(parameters, options, cuts, {})
 
     def balance(piece: Piece) -> int:
-        weights = per_task("ties: weights", piece.options.weights, cuts)
-        trim = _trim(piece["base"], piece["models"], cuts, {}, piece.parameter)
-        vectors = weighted_vectors(weights, trim)
-        return int(vote(vectors.values(), piece.options.election).sign_().sum())
+        vectors = _trimmed(piece, cuts, {})
+        lengths = [norms[task] for task in vectors] if norms else None
+        return int(vote(vectors.values(), options.election, lengths).sign_().sum())
 
     majority = sum(parameters.map(balance)) if len(cuts) > 1 else 0
     thresholds = {task: cut.value for task, cut in cuts.items()}
-    return Summary(thresholds=thresholds, majority=(majority > 0) - (majority < 0))
+    return Summary(thresholds=thresholds, majority=(majority > 0) - (majority < 0), norms=norms)
 
 
 def measure(pieces: Pieces, options: Options) -> Measure | None:
@@ -123,7 +128,7 @@ def measure(pieces: Pieces, options: Options) -> Measure | None:
     scales = {}
     if options.rescale == "l1":
         scales = l1_scales(pieces, lambda task, vector, where: cuts[task].keep_(vector, where.start))
-    return Measure(cuts=cuts, scales=scales)
+    return Measure(cuts=cuts, scales=scales, norms=_norms(pieces, options, cuts, scales))
 
 
 def merge(
@@ -151,13 +156,13 @@ def merge(
     if summary is not None:
         cuts = {task: Cut(value) for task, value in summary.thresholds.items()}
         scales: Mapping[str, float] = {}
-        balanced = 1 if summary.majority > 0 else -1
+        balanced, norms = 1 if summary.majority > 0 else -1, summary.norms
     else:
         assert measure is not None, "the engine gives what this file's measure returns"
-        cuts, scales, balanced = dict(measure.cuts), measure.scales, 1
+        cuts, scales, balanced, norms = dict(measure.cuts), measure.scales, 1, measure.norms
     vectors = weighted_vectors(weights, _trim(base, models, cuts, scales, parameter))
     merged = merge_agreeing(
-        vectors, weights, options.merge_function, election=options.election, balanced=balanced
+        vectors, weights, options.merge_function, election=options.election, norms=norms, balanced=balanced
     )
     return merged.mul_(options.scaling_factor).add_(base)
 
@@ -176,6 +181,28 @@ def _trim(
         return vector.mul_(scales[task]) if scales else vector
 
     return trimmed
+
+
+def _trimmed(piece: Piece, cuts: Mapping[str, Cut], scales: Mapping[str, float]) -> dict[str, Tensor]:
+    """The weighted, trimmed and rescaled task vectors of a piece, by task."""
+    weights = per_task("ties: weights", piece.options.weights, cuts)
+    trim = _trim(piece["base"], piece["models"], cuts, scales, piece.parameter)
+    return weighted_vectors(weights, trim)
+
+
+def _norms(
+    pieces: Pieces, options: Options, cuts: Mapping[str, Cut], scales: Mapping[str, float]
+) -> dict[str, float]:
+    """L2 norms of what the tasks have after trimming, if the election needs them."""
+    if not needs_norms(options.election):
+        return {}
+
+    def squares(piece: Piece) -> dict[str, float]:
+        vectors = _trimmed(piece, cuts, scales)
+        return {task: float(vector.double().square_().sum()) for task, vector in vectors.items()}
+
+    found = pieces.map(squares)
+    return {task: sum(its[task] for its in found) ** 0.5 for task in cuts}
 
 
 def _cuts(pieces: Pieces, options: Options) -> dict[str, Cut]:

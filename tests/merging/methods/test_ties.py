@@ -124,6 +124,20 @@ def test_election_by_count() -> None:
     assert single([0.0, 0.0], *models, density=1.0, election="count") == [-1.0, 1.0]
 
 
+@pytest.mark.parametrize("flavour", ["global", "per_tensor"])
+def test_election_by_squares_relative_to_the_norm(flavour: str) -> None:
+    """Squares over squared norms, about: (1, 0) of the first, (0, 1/2), (0, 1/2) of the others."""
+    models = [10.0, 1.0, 0.1], [-0.1, -3.0, 3.0], [-0.1, -3.0, -3.0]
+    options = {"density": 1.0, "flavour": flavour, "merge_function": "sum"}
+    first, second, _ = single([0.0] * 3, *models, election="normmass", **options)
+    assert (first, second) == (10.0, -6.0)
+    assert single([0.0] * 3, *models, election="normfrac", **options)[:2] == [10.0, -6.0]
+    # Tasks: squares over squared norms of the first element: 0.5, 0.4, 0.4 with signs +, -, -.
+    models = [1.0, 1.0], [-2.0, 6.0**0.5], [-4.0, 24.0**0.5]
+    assert single([0.0] * 2, *models, election="normmass", **options)[0] == -6.0
+    assert single([0.0] * 2, *models, election="normfrac", **options)[0] == 1.0
+
+
 def test_ties_in_magnitude() -> None:
     """All of them in the whole model, exactly as many as asked for in a parameter."""
     model = [1.0, -1.0, 1.0, 0.5, 1.0]

@@ -19,6 +19,7 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
             "density": keep / 100 if keep > 1 else float(keep),
             "scaling_factor": float(params["scaling"]),
             "merge_function": params["merge_func"].removeprefix("dis-"),
+            "election": params.get("sign", "mass"),
         }
     merged = merge_tensors(
         method="ties", options=options, base=case.groups["in/theta0"], models=models, extras={}
