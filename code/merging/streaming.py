@@ -295,6 +295,11 @@ class OpenMerge:
         )
 
     @property
+    def inputs(self) -> Mapping[str, Source | Statistic]:
+        """Everything that is merged, by label."""
+        return self._inputs
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All tensors of the output, sorted."""
         return self.plan.names
@@ -336,6 +341,7 @@ class OpenMerge:
             record = self.record()
             if self.alignment is not None:
                 record["vocabulary"] = self.alignment.write(folder)
+            set_dtype(folder / "config.json", self._output.dtype)
             (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
             if finish is not None:
                 finish(folder)
@@ -539,6 +545,15 @@ def check_output(out: Path, folders: Mapping[str, Path]) -> None:
             raise OptionError(f"out is the folder of {label}: {out}. Choose another folder.")
     if out.exists() and not (out / RECORD_NAME).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise OptionError(f"out exists and is no merged model: {out}. Choose another folder, or remove it.")
+
+
+def set_dtype(path: Path, dtype: str | None) -> None:
+    """Let transformers load a model in the dtype that it was stored in; None: as its ``config.json`` says."""
+    if dtype is None or not path.is_file():
+        return
+    config = json.loads(path.read_text())
+    key = "torch_dtype" if "torch_dtype" in config else "dtype"  # the name before transformers 5
+    path.write_text(json.dumps({**config, key: dtype}, indent=2) + "\n")
 
 
 def _copy_files(source: Path, folder: Path) -> None:

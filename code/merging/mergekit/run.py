@@ -18,7 +18,7 @@ from merging.mergekit.arrange import Arrangement, Opened, arrange
 from merging.mergekit.config import Config, Reference, read_file
 from merging.mergekit.vocabulary import join, truncate
 from merging.sources.opening import open_model
-from merging.streaming import Call, OpenMerge, check_output, label_of
+from merging.streaming import Call, OpenMerge, check_output, label_of, set_dtype
 from merging.vocabulary.alignment import Alignment
 from merging.vocabulary.tokenizer import TOKENIZER_FILES
 
@@ -52,6 +52,7 @@ def merge_file(
     """
     file = Path(file)
     config = read_file(file)
+    output = {"dtype": config.dtype, **(output or {})}
     translate.check_parameters(config)  # before anything is downloaded
     chat_template.check(config.chat_template)
     folders = {its: find_model(its, near=file.parent) for its in config.merged}
@@ -72,6 +73,7 @@ def merge_file(
 
     def finish(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(arrangement.config, indent=2) + "\n")
+        set_dtype(folder / "config.json", output["dtype"])
         if alignment is None and tokenizer is not None and tokenizer != opened[owner].folder:
             _copy_tokenizer(tokenizer, folder)
         chat_template.write(config.chat_template, folder, [its.folder for its in opened.values()])
@@ -137,7 +139,7 @@ def _open(
     opened: Mapping[Reference, Opened],
     alignment: Alignment | None,
     *,
-    output: Mapping[str, Any] | None,
+    output: Mapping[str, Any],
     compute: Mapping[str, Any] | None,
 ) -> OpenMerge:
     call = Call.check(
@@ -165,7 +167,7 @@ def _open(
         sources={**sources, "mergekit": config.text},
         files_from=opened[config.owner].folder,
         alignment=alignment,
-        output={"dtype": config.dtype, **(output or {})},
+        output=output,
         compute=compute,
     )
 
