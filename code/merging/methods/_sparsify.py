@@ -7,7 +7,7 @@ or, with agreement on signs, theta_0 + lambda times what :mod:`merging.methods._
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,13 +94,13 @@ def tasks_of(pieces: Pieces) -> list[str]:
     return []
 
 
-def weighted_vectors(weights: Mapping[str, float], vector_of: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """w_t tau'_t by task, sorted; tau'_t, new tensors, are made by ``vector_of``."""
-    vectors = {}
+def weighted_vectors(
+    weights: Mapping[str, float], vector_of: Callable[[str], Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """w_t tau'_t of each task, sorted, one after another; tau'_t, a new tensor, is made by ``vector_of``."""
     for task in sorted(weights):
         vector = vector_of(task)
-        vectors[task] = vector if weights[task] == 1.0 else vector.mul_(weights[task])
-    return vectors
+        yield task, vector if weights[task] == 1.0 else vector.mul_(weights[task])
 
 
 def add_up(
@@ -121,6 +121,6 @@ def agree(
 ) -> Tensor:
     """theta_0 + lambda times the sum, or the mean, of the w_t tau'_t that have the elected sign."""
     weights = per_task("weights", options.weights, tasks)
-    vectors = weighted_vectors(weights, vector_of)
+    vectors = dict(weighted_vectors(weights, vector_of))
     merged = merge_agreeing(vectors, weights, "mean" if options.normalize else "sum")
     return merged.mul_(options.scaling_factor).add_(base)

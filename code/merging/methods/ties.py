@@ -15,7 +15,7 @@ Special cases, tested: one task with density 1 returns its model; lambda = 0 is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -111,9 +111,9 @@ def summarize(parameters: Pieces, options: Options) -> Summary | None:
     norms = _norms(parameters, options, cuts, {})
 
     def balance(piece: Piece) -> int:
-        vectors = _trimmed(piece, cuts, {})
-        lengths = [norms[task] for task in vectors] if norms else None
-        return int(vote(vectors.values(), options.election, lengths).sign_().sum())
+        vectors = (vector for _, vector in _trimmed(piece, cuts, {}))
+        lengths = [norms[task] for task in sorted(norms)] if norms else None
+        return int(vote(vectors, options.election, lengths).sign_().sum())
 
     majority = sum(parameters.map(balance)) if len(cuts) > 1 else 0
     thresholds = {task: cut.value for task, cut in cuts.items()}
@@ -160,7 +160,7 @@ def merge(
     else:
         assert measure is not None, "the engine gives what this file's measure returns"
         cuts, scales, balanced, norms = dict(measure.cuts), measure.scales, 1, measure.norms
-    vectors = weighted_vectors(weights, _trim(base, models, cuts, scales, parameter))
+    vectors = dict(weighted_vectors(weights, _trim(base, models, cuts, scales, parameter)))
     merged = merge_agreeing(
         vectors, weights, options.merge_function, election=options.election, norms=norms, balanced=balanced
     )
@@ -183,8 +183,10 @@ def _trim(
     return trimmed
 
 
-def _trimmed(piece: Piece, cuts: Mapping[str, Cut], scales: Mapping[str, float]) -> dict[str, Tensor]:
-    """The weighted, trimmed and rescaled task vectors of a piece, by task."""
+def _trimmed(
+    piece: Piece, cuts: Mapping[str, Cut], scales: Mapping[str, float]
+) -> Iterator[tuple[str, Tensor]]:
+    """The weighted, trimmed and rescaled task vector of each task, sorted, one after another."""
     weights = per_task("ties: weights", piece.options.weights, cuts)
     trim = _trim(piece["base"], piece["models"], cuts, scales, piece.parameter)
     return weighted_vectors(weights, trim)
@@ -198,8 +200,8 @@ def _norms(
         return {}
 
     def squares(piece: Piece) -> dict[str, float]:
-        vectors = _trimmed(piece, cuts, scales)
-        return {task: float(vector.double().square_().sum()) for task, vector in vectors.items()}
+        trimmed = _trimmed(piece, cuts, scales)
+        return {task: float(vector.double().square_().sum()) for task, vector in trimmed}
 
     found = pieces.map(squares)
     return {task: sum(its[task] for its in found) ** 0.5 for task in cuts}
