@@ -33,6 +33,7 @@ from merging.policy import Policy
 from merging.publishing import published_folder
 from merging.schedules import Schedule
 from merging.sources import Source
+from merging.sources.adapter import AdapterSource
 from merging.sources.adapter_folder import is_adapter
 from merging.sources.memory import MemoryCheckpoint
 from merging.sources.opening import Model, open_model
@@ -222,7 +223,8 @@ def open_merge(
     for label, hessian in stored.items():
         _check_model(label, hessian, hashes)
     sources = {
-        label: {"folder": str(path), "weights_hash": hashes[label]} for label, path in folders.items()
+        label: {"folder": str(path), "weights_hash": hashes[label]} | _notes(checkpoints[label])
+        for label, path in folders.items()
     } | {
         label: dataclasses.asdict(hessian.record) | {"scale": scales[label]}
         for label, hessian in stored.items()
@@ -572,6 +574,11 @@ def _open_models(folders: Mapping[str, Path]) -> dict[str, Model]:
         else open_model(folder, label=label, base=base, base_folder=base_folder)
         for label, folder in folders.items()
     }
+
+
+def _notes(model: Model) -> dict[str, Any]:
+    """What an adapter has to say of its base."""
+    return {"notes": list(model.notes)} if isinstance(model, AdapterSource) and model.notes else {}
 
 
 def _open_statistics(

@@ -88,3 +88,15 @@ def test_pickled_models_and_adapters_together(
     for name in merged.tensors:
         expected = (made.effective[name] + bases["bert"].state_dict()[name] + 1) / 2
         torch.testing.assert_close(merged.read(name), expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_an_adapter_of_another_base_is_noted(base_folder: Path, make_adapter: Any, tmp_path: Path) -> None:
+    folder = make_adapter("bert", "a", 0, {"target_modules": ["query"], "r": 2}).folder
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "org/other"}))
+    merge_checkpoints(
+        method="average", options={}, base=base_folder, models={"a": folder}, extras={}, out=tmp_path / "out"
+    )
+    sources = json.loads((tmp_path / "out" / "merge.json").read_text())["sources"]
+    assert "trained on 'org/other'" in sources["models['a']"]["notes"][0]
+    assert "notes" not in sources["base"]
