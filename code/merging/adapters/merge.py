@@ -224,6 +224,11 @@ def _check_alike(opened: Adapters, result: str) -> None:
                 f"adapters: result={result!r} is for {wanted}, but {adapter.label} is "
                 f"{adapter.config.kind}. Use result={other!r}, or 'dense' for adapters of several kinds."
             )
+        if adapter.tokens:
+            raise CheckpointError(
+                f"{adapter.label}: single trained tokens of {min(adapter.tokens)!r} are in no merged "
+                "adapter. Use result='dense'."
+            )
         for module, its in adapter.modules.items():
             if isinstance(its, Scaled):
                 shape: tuple[Any, ...] = (its.length, "inputs" if its.on_inputs else "outputs")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from merging.checkpoints import TensorInfo
 from merging.errors import CheckpointError
 from merging.sources import Source, for_computing, read_for_computing
-from merging.sources.adapter_folder import AdapterFolder, LowRank, Scaled
+from merging.sources.adapter_folder import AdapterFolder, LowRank, Scaled, Tokens
 from merging.sources.adapter_names import match_modules, match_name
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ class AdapterSource:
                 self._add_low_rank(module, path, its)
             else:
                 self._add_scaled(module, path, its)
+
+        paths = match_modules(self.adapter.tokens, self._infos, owner=label)
+        for module, rows in self.adapter.tokens.items():
+            self._add_tokens(module, paths[module], rows)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -196,6 +200,36 @@ class AdapterSource:
             self._changes[bias] = lambda piece, start: piece.mul_(
                 folder.vector(module).to(piece.dtype)[start : start + piece.numel()]
             )
+
+    def _add_tokens(self, module: str, path: str, its: Tokens) -> None:
+        name = self._weight(module, path)
+        shape, rows = self._infos[name].shape, self.adapter.tensors[its.rows].shape
+        if (
+            len(shape) != 2
+            or shape[1:] != rows[1:]
+            or not 0 <= min(its.numbers) <= max(its.numbers) < shape[0]
+        ):
+            raise CheckpointError(
+                f"{self.label}: the trained tokens of {module!r} are {rows} with numbers up to "
+                f"{max(its.numbers)}, but {name!r} of the base is {shape}. Pass the base that the adapter "
+                "was trained on, with its vocabulary."
+            )
+        if name in self._changes:
+            raise CheckpointError(
+                f"{self.label}: {name!r} has trained tokens and an update of low rank at once. Merge the "
+                "adapter into its base with peft (merge_and_unload) and pass the whole model."
+            )
+        folder, columns = self.adapter, shape[1]
+
+        def put_rows(piece: Tensor, start: int) -> None:
+            stop = start + piece.numel()
+            for number, row in zip(its.numbers, folder.read(its.rows), strict=True):
+                low, high = max(start, number * columns), min(stop, (number + 1) * columns)
+                if low < high:
+                    piece[low - start : high - start] = row[low - number * columns : high - number * columns]
+
+        self._mark_changed(name)
+        self._changes[name] = put_rows
 
     def _is_swapped(self, shape: tuple[int, ...], its: Scaled) -> bool:
         """Whether an (IA)3 module's weight is stored (inputs, outputs); lengths decide where they can."""

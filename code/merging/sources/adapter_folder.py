@@ -36,6 +36,7 @@ _LORA = re.compile(
     r"(?P<module>.+)\.lora_(?:embedding_)?(?P<side>[AB])(?:\.default)?(?:\.(?P<kind>weight|bias))?"
 )
 _IA3 = re.compile(r"(?P<module>.+)\.ia3_l(?:\.default)?")
+_TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
 _WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 
 _UNSUPPORTED = {
@@ -48,7 +49,6 @@ _UNSUPPORTED = {
     "alora_invocation_tokens": "an activated LoRA only acts after its invocation tokens",
     "layer_replication": "it repeats layers of the base",
     "target_parameters": "it changes parameters that belong to no linear layer",
-    "trainable_token_indices": "single trained rows of the embedding are stored beside it",
 }
 """Settings of a LoRA whose effect is more than adding s B A to a weight, and why."""
 _CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -96,6 +96,16 @@ class Scaled:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Where single trained rows of an embedding lie; they replace the base's (peft calls them a delta)."""
+
+    rows: str
+    """Tensor of the rows, (tokens, width)."""
+    numbers: tuple[int, ...]
+    """Which rows of the table they are."""
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """What ``adapter_config.json`` says, as far as it matters for the weights."""
 
@@ -118,6 +128,11 @@ class AdapterConfig:
         """s of a LoRA module of that rank."""
         alpha = float(_by_pattern(self.raw.get("alpha_pattern"), module, self.raw.get("lora_alpha", 8)))
         return alpha / (math.sqrt(rank) if self.raw.get("use_rslora") else rank)
+
+    def tokens(self, module: str) -> tuple[int, ...]:
+        """Numbers of the trained rows of an embedding."""
+        given = self.raw.get("trainable_token_indices") or ()
+        return tuple(_by_pattern(given, module, ()) if isinstance(given, dict) else given)
 
     def rank(self, module: str) -> int:
         """The rank that the config promises for a module."""
@@ -150,6 +165,8 @@ class AdapterFolder:
         """By path of the module, as the adapter names it."""
         self.saved: dict[str, str] = {}
         """Tensors that replace the base's (modules_to_save, biases), by the name of what they replace."""
+        self.tokens: dict[str, Tokens] = {}
+        """Single trained rows, by path of the embedding."""
         lora: dict[str, dict[str, str]] = {}
         vectors: dict[str, str] = {}
         for key in sorted(self._stored.tensors):
@@ -159,6 +176,8 @@ class AdapterFolder:
                 lora.setdefault(match["module"], {})[part] = key
             elif match := _IA3.fullmatch(name):
                 vectors[match["module"]] = key
+            elif match := _TOKENS.fullmatch(name):
+                self.tokens[match["module"]] = self._tokens(match["module"], key)
             elif ".original_module." in name:
                 continue  # the head as it was before the training, which nothing uses
             elif "lora_" in name or "ia3_" in name:
@@ -231,6 +250,7 @@ class AdapterFolder:
             "alpha_pattern",
             "rank_pattern",
             "fan_in_fan_out",
+            "trainable_token_indices",
         )
         settings = {key: self.config.raw.get(key) for key in keys}
         text = f"{self._stored.digest()} {json.dumps(settings, sort_keys=True)}"
@@ -265,6 +285,15 @@ class AdapterFolder:
             is_embedding="lora_embedding_" in parts["A"],
             bias=parts.get("B.bias"),
         )
+
+    def _tokens(self, module: str, key: str) -> Tokens:
+        numbers, shape = self.config.tokens(module), self.tensors[key].shape
+        if len(numbers) != shape[0]:
+            raise CheckpointError(
+                f"{self.label}: {key!r} is {shape}, but {CONFIG_NAME} names {len(numbers)} trained tokens of "
+                f"{module!r} (trainable_token_indices). Use the config that belongs to the weights."
+            )
+        return Tokens(key, numbers)
 
     def _scaled(self, module: str, key: str) -> Scaled:
         shape = self.tensors[key].shape

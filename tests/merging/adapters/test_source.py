@@ -33,6 +33,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bias of B": ("bert", {**QUERY, "lora_bias": True}),
     "conv1d": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "r": 2, "task_type": "SEQ_CLS"}),
     "embedding": ("gpt2", {"target_modules": ["wte", "c_attn"], "r": 2}),
+    "tokens": ("bert", {**QUERY, "trainable_token_indices": {"word_embeddings": [3, 1]}}),
     "convolution": ("convolution", {"target_modules": ["conv", "layer"], "r": 2}),
     "ia3": (
         "bert",
@@ -67,7 +68,7 @@ def test_is_what_peft_merges_to(name: str, bases: Any, make_adapter: Any) -> Non
         assert unchanged or key in source.changed
 
 
-@pytest.mark.parametrize("name", ["linear", "conv1d", "embedding", "convolution", "ia3", "head"])
+@pytest.mark.parametrize("name", ["linear", "conv1d", "embedding", "convolution", "ia3", "head", "tokens"])
 def test_any_piece_is_bit_for_bit_a_part_of_the_whole(
     name: str, bases: Any, make_adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,3 +208,13 @@ def test_pickled_adapters_and_digests(make_adapter: Any) -> None:
     assert AdapterFolder(folder, label="a").digest() == digest
     edit_config(folder, lora_alpha=99)
     assert AdapterFolder(folder, label="a").digest() != digest
+
+
+def test_tokens_that_do_not_fit(make_adapter: Any, bases: Any) -> None:
+    made = make_adapter("bert", "adapter", 1, CONFIGS["tokens"][1])
+    edit_config(made.folder, trainable_token_indices={"word_embeddings": [3, 11]})
+    with pytest.raises(CheckpointError, match=r"numbers up to 11, but .* of the base is \(11, 8\)"):
+        source_of(bases["bert"], made.folder)
+    edit_config(made.folder, trainable_token_indices=[3])
+    with pytest.raises(CheckpointError, match="names 1 trained tokens"):
+        source_of(bases["bert"], made.folder)
