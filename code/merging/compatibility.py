@@ -11,6 +11,7 @@ from typing import Any
 from merging.errors import CheckpointError
 from merging.vocabulary.tokens import read_tokens
 
+_MATCHING = 'Pass the policy {"vocabulary": "base"}, "union" or "intersect" to match rows by token.'
 _GENERIC_LABEL = re.compile(r"LABEL_\d+")
 
 
@@ -74,13 +75,16 @@ def check_labels(configs: Mapping[str, Mapping[str, Any]], *, heads: list[str]) 
             )
 
 
-def check_vocabularies(folders: Mapping[str, Path], *, by_number: bool = False) -> None:
+def check_vocabularies(
+    folders: Mapping[str, Path], *, by_number: bool = False, advice: str = _MATCHING
+) -> None:
     """Refuse models whose tokenizers give one token two numbers, or one number two tokens.
 
     Args:
         folders: of the models, by label.
         by_number: allow two tokens of one number, of which the output gets the first model's; a policy that
             matches rows by their number asks for that.
+        advice: what to do, for the error text.
 
     Raises:
         CheckpointError: vocabularies differ, or a tokenizer is damaged.
@@ -98,14 +102,12 @@ def check_vocabularies(folders: Mapping[str, Path], *, by_number: bool = False) 
             if reference.get(token, number) != number:
                 raise CheckpointError(
                     f"vocabularies differ: the token {token!r} is number {reference[token]} in {first} and "
-                    f"{number} in {owner}. Rows of their embeddings mean different tokens; pass the policy "
-                    '{"vocabulary": "base"}, "union" or "intersect" to match them by token.'
+                    f"{number} in {owner}. Rows of their embeddings mean different tokens. {advice}"
                 )
             if by_row.get(number, token) != token and not by_number:
                 raise CheckpointError(
                     f"vocabularies differ: number {number} is the token {by_row[number]!r} in {first} and "
-                    f'{token!r} in {owner}. Pass the policy {{"vocabulary": "base"}}, "union" or "intersect" '
-                    'to match rows by token, or {"rows": "base"} to match them by number.'
+                    f'{token!r} in {owner}. {advice} To match them by number, pass {{"rows": "base"}}.'
                 )
 
 

@@ -26,6 +26,9 @@ CONFIG_NAME = "mergekit_config.yml"
 """The copy of the file in the output, under the name that mergekit gives it."""
 
 
+_MATCHING = "Write 'tokenizer_source: base' or 'tokenizer_source: union' to match them by token."
+
+
 def merge_file(
     file: str | os.PathLike[str],
     *,
@@ -56,6 +59,7 @@ def merge_file(
     translate.check_parameters(config)  # before anything is downloaded
     chat_template.check(config.chat_template)
     folders = {its: find_model(its, near=file.parent) for its in config.merged}
+    _check_spelling(folders)
     check_output(Path(out), {str(its): folder for its, (folder, _) in folders.items()})
     opened = {its: open_reference(its, folders[its]) for its in config.merged}
     tokenizer = _tokenizer_folder(config, opened, near=file.parent)
@@ -65,7 +69,9 @@ def merge_file(
         assert tokenizer is not None
         alignment, opened = join(config, opened, tokenizer=tokenizer)
     else:
-        check_vocabularies({str(its): model.folder for its, model in opened.items()}, by_number=True)
+        check_vocabularies(
+            {str(its): model.folder for its, model in opened.items()}, by_number=True, advice=_MATCHING
+        )
         if not translate.uses_base(config):
             opened = truncate(opened)
     arrangement = arrange(config, opened)
@@ -121,6 +127,19 @@ def _folder(name: str, revision: str | None, near: Path) -> Path:
     if Path(name).is_absolute() or name.startswith("."):
         raise OptionError(f"there is no folder {name}, neither beside the file nor in the working directory.")
     return hub.model_folder(name, revision)[0]
+
+
+def _check_spelling(folders: Mapping[Reference, tuple[Path, Path | None]]) -> None:
+    """Refuse one model under two names: a base under another name would count as one of the models.
+
+    Raises:
+        OptionError: two references are the same folders.
+    """
+    seen: dict[tuple[Path, Path | None], Reference] = {}
+    for reference, (model, lora) in folders.items():
+        other = seen.setdefault((model.resolve(), lora and lora.resolve()), reference)
+        if other != reference:
+            raise OptionError(f"{other} and {reference} are the same model. Write it in one way.")
 
 
 def _tokenizer_folder(config: Config, opened: Mapping[Reference, Opened], *, near: Path) -> Path | None:

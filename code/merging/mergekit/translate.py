@@ -357,14 +357,22 @@ def options_of(
     its = method(config.merge_method)
     found = {name: its.options(values_at(config, name, place, tasks)) for name, place in places.items()}
     keys = next(iter(found.values()), {})
-    return {key: _by_name({name: options[key] for name, options in found.items()}) for key in keys}
+    return {
+        key: _by_name(key, {name: options[key] for name, options in found.items()}, config.merge_method)
+        for key in keys
+    }
 
 
-def _by_name(values: Mapping[str, Any]) -> Any:
+def _by_name(key: str, values: Mapping[str, Any], owner: str) -> Any:
     """One value, or entries of our grammar (``merging.schedules``): whole layers where these are uniform."""
     default = _most_common(values.values())
     if all(value == default for value in values.values()):
         return default
+    if not isinstance(default, float | Mapping):
+        raise OptionError(
+            f"{owner}: what decides {key} must be the same for all tensors, "
+            f"got {sorted(set(values.values()))}. Only numbers may differ by layer or name."
+        )
     layers: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         layer = split_name(name)

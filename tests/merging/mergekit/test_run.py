@@ -12,12 +12,14 @@ from merging.cli import main
 from merging.errors import CheckpointError, OptionError
 from merging.mergekit.translate import METHODS
 from merging.streaming import merge_tensors
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 Run = Callable[..., dict[str, Tensor]]
 WriteLlama = Callable[..., Path]
 
+WORDS = ("[UNK]", "good", "bad", "film")
 QUERY = "model.layers.{}.self_attn.q_proj.weight"
 HEAD, EMBEDDING, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"
 
@@ -212,6 +214,11 @@ def test_a_longer_model(three: list[Path], run: Run, tmp_path: Path) -> None:
             {"models": [{"model": "m1", "parameters": {"normalize": True}}]},
             "parameters of m1: unknown parameter 'normalize'.*belongs to the parameters of the whole merge",
         ),
+        ({"models": [{"model": "m1"}, {"model": "./m0"}]}, "m0 and ./m0 are the same model"),
+        (
+            {"parameters": {"weight": 1, "normalize": [{"filter": "mlp", "value": False}]}},
+            "ties: what decides merge_function must be the same for all tensors, got .'mean', 'sum'",
+        ),
         ({"models": [{"model": "./absent"}]}, "there is no folder ./absent"),
         ({"models": [{"model": "m1@main"}]}, "revision 'main' is for Hub ids"),
         ({"chat_template": "chatml"}, "chat_template must be 'auto'"),
@@ -258,10 +265,43 @@ def test_one_model_twice(three: list[Path], run: Run) -> None:
     torch.testing.assert_close(merged[QUERY.format(0)], (base[QUERY.format(0)] + base[QUERY.format(1)]) / 2)
 
 
+def test_an_adapter(three: list[Path], run: Run, tmp_path: Path) -> None:
+    """``model+adapter`` is a model."""
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    path = "base_model.model.model.layers.0.self_attn.q_proj"
+    left, right = torch.randn(1, 6), torch.randn(6, 1)
+    save_file(
+        {f"{path}.lora_A.weight": left, f"{path}.lora_B.weight": right}, folder / "adapter_model.safetensors"
+    )
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    merged = run(file_for("task_arithmetic", weight=1.0) | {"models": [{"model": "m0+lora"}]})
+    base = read(three[0])
+    torch.testing.assert_close(merged[QUERY.format(0)], base[QUERY.format(0)] + 2 * right @ left)
+    assert torch.equal(merged[QUERY.format(1)], base[QUERY.format(1)])
+
+
+def test_models_of_the_hub(three: list[Path], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def model_folder(name: str, revision: str | None) -> tuple[Path, str]:
+        asked.append((name, revision))
+        return three[2], "commit"
+
+    monkeypatch.setattr("merging.hub.model_folder", model_folder)
+    models = [{"model": "m1"}, {"model": "org/name@main"}]
+    merged = run(file_for("linear") | {"models": models})
+    torch.testing.assert_close(merged[HEAD], merged_by_us("average", {}, None, *three[1:])[HEAD])
+    assert asked == [("org/name", "main")]
+
+
 def test_vocabularies_are_joined(write_llama: WriteLlama, run: Run, tmp_path: Path) -> None:
     base, other = write_llama("m0", 0), write_llama("m1", 1, words=("[UNK]", "film", "good", "new"))
     values = file_for("task_arithmetic", weight=1.0) | {"models": [{"model": "m1"}]}
-    with pytest.raises(CheckpointError, match=r"the token 'film' is number 3 in m0 and 1 in m1"):
+    with pytest.raises(
+        CheckpointError, match=r"the token 'film' is number 3 in m0 and 1 in m1.*Write 'tokenizer_source"
+    ):
         run(values)
     merged = run(values | {"tokenizer_source": "union"})
     tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
@@ -272,9 +312,6 @@ def test_vocabularies_are_joined(write_llama: WriteLlama, run: Run, tmp_path: Pa
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 5
     record = json.loads((tmp_path / "out" / "merge.json").read_text())
     assert record["vocabulary"]["num_tokens"] == 5
-
-
-WORDS = ("[UNK]", "good", "bad", "film")
 
 
 def test_tokenizer_of_a_model(write_llama: WriteLlama, run: Run, tmp_path: Path) -> None:
