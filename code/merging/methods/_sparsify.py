@@ -72,7 +72,8 @@ def l1_scales(pieces: Pieces, sparsify: Sparsify, *, of_models: bool = False) ->
         found = {}
         for task, vector in vectors:
             before = float(vector.abs().sum())
-            found[task] = before, float(sparsify(task, vector.clone(), piece.parameter).abs_().sum())
+            own = vector.clone() if of_models else vector  # what is read is not ours to overwrite
+            found[task] = before, float(sparsify(task, own, piece.parameter).abs_().sum())
         return found
 
     before: dict[str, float] = {}

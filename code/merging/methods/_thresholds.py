@@ -125,7 +125,7 @@ class _Seen:
     """Elements above the bracket."""
     at_high: int
     inside: NDArray[np.floating[Any]]
-    """Magnitudes inside of the bracket, without its ends."""
+    """Magnitudes inside of the bracket; also its ends, where they are not counted apart."""
     at_low: int
 
     def num_equal(self, value: float, bracket: tuple[float, float]) -> int:

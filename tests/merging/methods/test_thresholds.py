@@ -101,3 +101,19 @@ def test_float64_thresholds_are_exact() -> None:
     vector = 1 + torch.arange(1000, dtype=torch.float64) * 2**-52
     cut = largest(Pieces({"a": vector}, 300), {"a": [400]})["a"][0]
     assert torch.equal(kept(cut, vector, 300), by_sort(vector, 400))
+
+
+@pytest.mark.parametrize("bracket", [(0.0, float("inf")), (0.5, 1.5), (1.0, 1.0), (0.5, 0.51)])
+def test_tensors_of_a_device_are_counted_like_arrays(bracket: tuple[float, float]) -> None:
+    """What is on a device stays a tensor."""
+    magnitudes = random(1000, steps=4, growing=False)["a"].abs()
+    tensors, arrays = (
+        _thresholds._count(magnitudes, *bracket),
+        _thresholds._count(magnitudes.numpy(), *bracket),
+    )
+    assert (tensors.above, tensors.at_high, tensors.at_low) == (arrays.above, arrays.at_high, arrays.at_low)
+    assert tensors.inside.tolist() == arrays.inside.tolist()
+    low, high = bracket
+    assert tensors.above == int((magnitudes > high).sum())
+    within = int(((magnitudes >= low) & (magnitudes <= high)).sum())
+    assert tensors.at_high + tensors.at_low + len(tensors.inside) == within
