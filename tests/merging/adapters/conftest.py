@@ -57,6 +57,22 @@ def bert() -> Any:
     return transformers.BertForSequenceClassification(config)
 
 
+def llama() -> Any:
+    """A Llama of one layer whose head is not tied: adapters of its embeddings store those whole, too."""
+    import transformers
+
+    config = transformers.LlamaConfig(
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=11,
+        tie_word_embeddings=False,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
 def convolution() -> Any:
     """A convolution and a linear layer."""
     return torch.nn.ModuleDict(
@@ -64,7 +80,7 @@ def convolution() -> Any:
     )
 
 
-ARCHITECTURES = {"gpt2": gpt2, "bert": bert, "convolution": convolution}
+ARCHITECTURES = {"gpt2": gpt2, "bert": bert, "llama": llama, "convolution": convolution}
 
 
 @pytest.fixture(scope="session")

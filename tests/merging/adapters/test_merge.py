@@ -30,7 +30,11 @@ GPT2 = {
     "b": {"target_modules": ["c_attn", "wte"], "r": 2},
 }
 CONVOLUTION = {"a": {"target_modules": ["conv", "layer"], "r": 2}, "b": {"target_modules": ["conv"], "r": 3}}
-CONFIGS = {"bert": BERT, "gpt2": GPT2, "convolution": CONVOLUTION}
+LLAMA = {
+    "a": {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "r": 2},
+    "b": {"target_modules": ["k_proj", "embed_tokens", "lm_head"], "r": 3, "lora_alpha": 3},
+}
+CONFIGS = {"llama": LLAMA, "bert": BERT, "gpt2": GPT2, "convolution": CONVOLUTION}
 IA3 = {
     "a": {"target_modules": ["key", "output.dense"], "feedforward_modules": ["output.dense"]},
     "b": {"target_modules": ["key", "value"], "feedforward_modules": []},
@@ -432,7 +436,7 @@ def test_an_adapter_of_a_whole_model(architecture: str, made: Any, bases: Any, t
         out=tmp_path / "out",
         rank=3,
         modules=tuple(adapter.modules),
-        embeddings={module for module in adapter.modules if module.endswith("wte")},
+        embeddings={module for module in adapter.modules if module.endswith(("wte", "embed_tokens"))},
         transposed=transposed,
     )
     assert losses.all < 1e-5 and losses.left_out == ()

@@ -34,6 +34,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "conv1d": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "r": 2, "task_type": "SEQ_CLS"}),
     "embedding": ("gpt2", {"target_modules": ["wte", "c_attn"], "r": 2}),
     "tokens": ("bert", {**QUERY, "trainable_token_indices": {"word_embeddings": [3, 1]}}),
+    "decoder with head": (
+        "llama",
+        {"target_modules": ["q_proj", "down_proj", "embed_tokens", "lm_head"], "r": 2, "use_rslora": True},
+    ),
     "convolution": ("convolution", {"target_modules": ["conv", "layer"], "r": 2}),
     "ia3": (
         "bert",
