@@ -12,9 +12,9 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -184,6 +184,21 @@ def open_merge(
     call = Call.check(method, options, base, models, extras, policy)
     folders = {label: Path(folder) for label, folder in call.folders(base, models, extras).items()}
     checkpoints = _open_models(folders)
+    with _Digests(checkpoints) as digests:
+        return _arrange(call, folders, checkpoints, digests, extras, output=output, compute=compute)
+
+
+def _arrange(
+    call: Call,
+    folders: Mapping[str, Path],
+    checkpoints: Mapping[str, Model],
+    digests: _Digests,
+    extras: Mapping[str, Any],
+    *,
+    output: Mapping[str, Any] | None,
+    compute: Mapping[str, Any] | None,
+) -> OpenMerge:
+    """Decide what happens to every tensor of open models, and whether everything belongs together."""
     homes = {  # of configs and tokenizers
         label: folders["base"] if is_adapter(folder) else folder for label, folder in folders.items()
     }
@@ -197,7 +212,7 @@ def open_merge(
             checkpoints,
             folders=homes,
             configs=configs,
-            base="base" if base is not None else None,
+            base="base" if "base" in folders else None,
         )
     stored, scales = _open_statistics(call.statistics(extras))
     curvatures: dict[str, HessianSource | Statistic] = {
@@ -219,7 +234,7 @@ def open_merge(
     plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
     if call.policy.head == "error":
         check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
-    hashes = {label: its.digest() for label, its in checkpoints.items()}
+    hashes = digests.wait()
     for label, hessian in stored.items():
         _check_model(label, hessian, hashes)
     sources = {
@@ -486,6 +501,8 @@ class Call:
 
     def record(self, plan: Plan, merge: TensorMerge) -> dict[str, Any]:
         """What ``merge.json`` says, but for the sources; for a merge that gave every tensor."""
+        from importlib.metadata import version
+
         tensors = dataclasses.asdict(plan)
         num_elements = {name: info.num_elements for name, info in merge.infos.items()}
         num_parameters = {kind: sum(num_elements[name] for name in names) for kind, names in tensors.items()}
@@ -621,3 +638,22 @@ def _check_model(label: str, hessian: StoredHessian, hashes: Mapping[str, str]) 
         f"{label} was estimated at other weights than {model}: its model was {hessian.record.model} with "
         f"the hash {shown}, {model} has {wanted}. Estimate it again, or pass the model it belongs to."
     )
+
+
+class _Digests:
+    """Names of the content of models, taken on another thread while this one imports torch."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = models
+
+    def __enter__(self) -> _Digests:
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._futures = {label: self._pool.submit(its.digest) for label, its in self._models.items()}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def wait(self) -> dict[str, str]:
+        """Every digest by label."""
+        return {label: future.result() for label, future in self._futures.items()}

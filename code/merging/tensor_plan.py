@@ -18,6 +18,9 @@ _CAUSAL_MASK = re.compile(
 )  # of old GPT-2 checkpoints; the biases of layers have one dimension
 _RUNNING = re.compile(r"(^|\.)running_(mean|var)$")
 
+_COMPARED = 2**20
+"""Elements that are compared at a time."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -199,13 +202,20 @@ def _twins(source: Source, name: str) -> list[str]:
     info = source.tensors[name]
     if len(info.shape) != 2:
         return []
+    others = [other for other, its in source.tensors.items() if other != name and its == info]
+    return [other for other in others if _equal(source, name, other)]
+
+
+def _equal(source: Source, name: str, other: str) -> bool:
+    """Whether two tensors of one size are the same; reads no further than to where they differ."""
     import torch
 
-    others = [other for other, its in source.tensors.items() if other != name and its == info]
-    if not others:
-        return []
-    tensor = source.read(name)
-    return [other for other in others if torch.equal(source.read(other), tensor)]
+    size = source.tensors[name].num_elements
+    for start in range(0, size, _COMPARED):
+        stop = min(start + _COMPARED, size)
+        if not torch.equal(source.read_piece(name, start, stop), source.read_piece(other, start, stop)):
+            return False
+    return True
 
 
 def _tied(
