@@ -21,6 +21,9 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
             for task in tasks
         ]
         merged = combine(case.params, updates)
+        if case.params["method"] == "lora_svd":  # singular vectors are unique up to sign
+            signs = (merged.a * case.groups["out/lora_A"][module]).sum(1).sign()
+            merged = Update(merged.a * signs[:, None], merged.b * signs)
         groups["delta"][module] = merged.dense() * case.params["merged_scaling"]
         groups["lora_A"][module] = merged.a
         groups["lora_B"][module] = merged.b
@@ -34,5 +37,5 @@ def combine(params: Any, updates: list[Update]) -> Update:
     if method == "linear":
         return linear(updates, params["weights"])
     assert method == "svd", method
-    whole = concat(updates, params["weights"]).dense()  # factors of a matrix have the recorded signs
+    whole = concat(updates, params["weights"]).dense()  # a clamp depends on the signs: those of a matrix
     return truncate(whole, params["svd_rank"], clamp=params.get("svd_clamp")).update
