@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from merging.vocabulary.joint import Given, Joint, Kind, Member, make_joint
 from merging.vocabulary.tokenizer import TOKENIZER_FILES, check_round_trip, write_tokenizer
 from merging.vocabulary.tokens import TOKENIZER_NAME, read_tokens
 
+_TOKEN_NUMBER = re.compile(r"(token_id|token_index|suppress_tokens)$")
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -24,10 +27,11 @@ class Alignment:
 
     kind: Kind
     joint: Joint
-    reference: Path
-    """Folder of the tokenizer that the joint one is made from."""
-    others: Mapping[str, Path]
-    """Folders of the tokenizers that further tokens come from, by label."""
+    files: Mapping[str, bytes] = field(repr=False)
+    """The joint tokenizer: content by name."""
+    round_trip: Mapping[str, int] | None
+    """How many texts were tried with it, and how many came back as before; None: the tokenizer is the
+    reference's, and in a form that is not read here."""
     names: frozenset[str]
     """Tensors whose rows are tokens."""
     sources: Mapping[str, Source]
@@ -60,7 +64,7 @@ class Alignment:
         return changed
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the joint tokenizer into a model folder, in place of any other, and check it.
+        """Write the joint tokenizer into a model folder, in place of any other.
 
         The config that lies there is the first model's, and gets the new numbers of tokens.
 
@@ -73,28 +77,20 @@ class Alignment:
                 (folder / name).write_text(json.dumps(config, indent=2) + "\n")
         for name in TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)
-        record: dict[str, Any] = {
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+        return {
             "kind": self.kind,
             "num_tokens": len(self.joint.tokens),
             "num_rows": self.joint.num_rows,
             "num_filled": self.joint.num_filled,
             "tensors": sorted(self.names),
-        }
-        if not (self.reference / TOKENIZER_NAME).is_file() and self.kind == "base":
-            for name in TOKENIZER_FILES:
-                if (self.reference / name).is_file():
-                    shutil.copyfile(self.reference / name, folder / name)
-            return record | {"round_trip": None}
-        write_tokenizer(folder, reference=self.reference, others=self.others, tokens=self.joint.tokens)
-        return record | {
-            "round_trip": check_round_trip(
-                folder, reference=self.reference, tokens=self.joint.tokens, num_rows=self.joint.num_rows
-            )
+            "round_trip": self.round_trip,
         }
 
     def _renumbered(self, key: str, value: Any, tokens: Mapping[int, str]) -> Any:
         """The value of a key of a config, where it is a token's number or a list of these."""
-        if not key.endswith("token_id"):
+        if not _TOKEN_NUMBER.search(key):
             return value
         if isinstance(value, list):
             numbers = [self.joint.tokens.get(tokens.get(number, "")) for number in value]
@@ -113,7 +109,7 @@ def align(
     multiple: int = 1,
     given: Mapping[str, Given] | None = None,
 ) -> Alignment | None:
-    """Find the joint vocabulary of models; reads tokenizers and names of tensors only.
+    """Find the joint vocabulary of models, and make and check its tokenizer; reads no tensor.
 
     Args:
         kind: "base", "union" or "intersect"; see ``make_joint``.
@@ -158,7 +154,24 @@ def align(
         )
     )
     further = {label: its for label, its in folders.items() if its != folder and kind == "union"}
-    return Alignment(kind, joint, folder, further, names, dict(sources), members)
+    files, round_trip = _make_tokenizer(kind, joint, folder, further)
+    return Alignment(kind, joint, files, round_trip, names, dict(sources), members)
+
+
+def _make_tokenizer(
+    kind: Kind, joint: Joint, reference: Path, others: Mapping[str, Path]
+) -> tuple[dict[str, bytes], dict[str, int] | None]:
+    """The files of the joint tokenizer, and what its round trip gave."""
+    if kind == "base" and not (reference / TOKENIZER_NAME).is_file():
+        present = [name for name in TOKENIZER_FILES if (reference / name).is_file()]
+        return {name: (reference / name).read_bytes() for name in present}, None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_tokenizer(folder, reference=reference, others=others, tokens=joint.tokens)
+        round_trip = check_round_trip(
+            folder, reference=reference, tokens=joint.tokens, num_rows=joint.num_rows
+        )
+        return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}, round_trip
 
 
 def _member(folder: Path, config: Mapping[str, Any], label: str) -> Member:

@@ -163,7 +163,7 @@ def test_same_vocabularies_are_left_alone(write: Write, tmp_path: Path) -> None:
     assert "vocabulary" not in json.loads((tmp_path / "out" / "merge.json").read_text())
 
 
-def test_refusals(folders: Mapping[str, Path], tmp_path: Path) -> None:
+def test_refusals(folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="rows='base' matches rows by number, vocabulary='union' by token"):
         merge_checkpoints(
             method="average",
@@ -176,6 +176,12 @@ def test_refusals(folders: Mapping[str, Path], tmp_path: Path) -> None:
         )
     with pytest.raises(CheckpointError, match=r"token 'bad' is number 2 in base and 1 in models\['left'\]"):
         merged(folders, tmp_path, "error")
+    with monkeypatch.context() as patch:
+        patch.setattr("merging.streaming.write_checkpoint", None)  # refused before anything is merged
+        stored = (folders["left"] / "tokenizer.json").read_text()
+        (folders["left"] / "tokenizer.json").write_text(stored.replace("WordLevel", "WordPiece"))
+        with pytest.raises(CheckpointError, match="tokenizers differ in kind"):
+            merged(folders, tmp_path, "union")
     (folders["left"] / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"models\['left'\]: .* has no tokenizer\.json, vocab\.txt or"):
         merged(folders, tmp_path, "union")
