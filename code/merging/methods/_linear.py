@@ -8,10 +8,11 @@ the unfolded patches.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from merging.errors import CheckpointError
+from merging.methods._solve import precision_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from merging.methods._seam import Factors, Parameter
 
 T = TypeVar("T")
+
+NOISE = 100
+"""By how much rounding may move the eigenvalues of a second moment, in units of the rounding."""
 
 
 def to_matrix(weight: Tensor, factors: Factors) -> Tensor:
@@ -151,6 +155,25 @@ def kronecker(factors: Factors, like: Tensor, *, weight: float = 1.0, off_diagon
         return Kronecker(inputs, None, weight)
     outputs, mean = _normalized(softened(factors.outputs.to(like), off_diagonal))
     return Kronecker(inputs, outputs, weight * mean)
+
+
+def regularized(factors: Factors, like: Tensor) -> Factors:
+    """Factors in which no direction is noise: rounding turns eigenvalues of 0 into tiny ones, also negative.
+
+    A multiple of the rounding error, in units of the largest element, is added to the diagonals, but not
+    where these are 0.
+    """
+    import torch
+
+    def lifted(matrix: Tensor) -> Tensor:
+        rounding = max(precision_of(matrix), torch.finfo(like.dtype).eps)
+        result = softened(matrix.to(like), 1.0)
+        diagonal = result.diagonal()
+        diagonal.add_((diagonal > 0) * (NOISE * rounding * diagonal.max()))
+        return result
+
+    outputs = None if factors.outputs is None else lifted(factors.outputs)
+    return replace(factors, inputs=lifted(factors.inputs), outputs=outputs)
 
 
 def elementwise(values: Tensor, *, weight: float = 1.0) -> Diagonal:

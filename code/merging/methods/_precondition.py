@@ -52,7 +52,7 @@ def kronecker_inverse(
     damping = delta / first.weight if others else 0.0
     if first.outputs is not None:
         damping **= 0.5  # for each side
-    ridge = torch.finfo(like.dtype).eps ** 0.5  # two sides amplify as much as ``like`` can hold
+    ridge = 10 * torch.finfo(like.dtype).eps  # far below the noise of regularized factors
 
     def side(matrix: Tensor, of_others: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         unit = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)

@@ -8,10 +8,11 @@ same with diagonals. Solved for the difference Y to task arithmetic,
 
     (H_0 + sum_t alpha_t H_t) Y = sum_t alpha_t H_t (theta_t - theta_TA)
 
-by conjugate gradients whose preconditioner is the closed form for two operators: exact, so that a step or two
-are enough, for two tasks without H_0 or one with it. Where only A_t are given, Cholesky's method solves.
-What nobody knows anything of is as in task arithmetic, also with delta_0 = 0. Parameters without factors
-are merged by ``gradient_matching`` if diagonal Hessians are given, and by task arithmetic if not.
+by conjugate gradients in float64 whose preconditioner is the closed form for two operators: exact, so that a
+step is enough, for two tasks without H_0 or one with it. Where only A_t are given, Cholesky's method solves.
+What nobody knows anything of is as in task arithmetic, also with delta_0 = 0; factors of too few examples
+get a ridge of the size of their rounding. Parameters without factors are merged by ``gradient_matching`` if
+diagonal Hessians are given, and by task arithmetic if not.
 
 Special cases, tested: those of ``gradient_matching``, with operators for diagonals; diagonal factors give its
 result; for quadratic losses and proximal training it is the joint optimum.
@@ -30,7 +31,15 @@ from typing import TYPE_CHECKING, Literal
 
 from merging.errors import CheckpointError, OptionError
 from merging.methods import gradient_matching, task_arithmetic
-from merging.methods._linear import Kronecker, check_fit, from_matrix, known, kronecker, to_matrix
+from merging.methods._linear import (
+    Kronecker,
+    check_fit,
+    from_matrix,
+    known,
+    kronecker,
+    regularized,
+    to_matrix,
+)
 from merging.methods._precondition import jacobi, kronecker_inverse
 from merging.methods._removal import Limited, limited
 from merging.methods._solve import cholesky_solve, conjugate_gradients, norm, precision_of
@@ -130,12 +139,13 @@ def merge(
         sum_of_tasks = task_arithmetic.Options(scaling_factor=options.scaling_factor)
         start = task_arithmetic.merge(base, models, sum_of_tasks)
 
+    like = base.double()  # curvatures differ by direction much more than float32 can tell apart
     system = _system(
-        {task: (alpha[task], kronecker(its, base)) for task, its in layers.items()},
-        None if base_factors is None else kronecker(base_factors, base),
+        {task: (alpha[task], kronecker(regularized(its, like), like)) for task, its in layers.items()},
+        None if base_factors is None else kronecker(regularized(base_factors, like), like),
         options,
     )
-    origin, old = to_matrix(start, layer), to_matrix(base, layer)
+    origin, old = to_matrix(start, layer).to(like.dtype), to_matrix(base, layer).to(like.dtype)
     right, unit = torch.zeros_like(origin), 0.0
     for task in system.tasks:
         model = to_matrix(models[task], layer)
@@ -154,7 +164,7 @@ def merge(
     solution.tell(report, unit=unit)
     if report is not None and system.removed:
         report("cut_fraction", max(its.cut for its in system.removed.values()))
-    return from_matrix(origin + solution.x, base, layer)
+    return from_matrix((origin + solution.x).to(base.dtype), base, layer)
 
 
 @dataclass(frozen=True)

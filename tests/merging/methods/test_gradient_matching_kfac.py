@@ -312,6 +312,51 @@ def test_removal_from_nothing_is_finite(make_inputs: MakeInputs, inputs: dict[st
         assert merged.abs().max() < 1000
 
 
+def of_few_examples(size: int, num_examples: int, seed: int) -> Tensor:
+    """A second moment in float32 whose eigenvalues are very unequal, and 0 beyond the number of examples."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(num_examples, size, generator=generator, dtype=torch.float64)
+    turn = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    rows = rows * torch.logspace(0, -2, size, dtype=torch.float64) @ turn
+    return (rows.T @ rows / num_examples).float()
+
+
+def hard(num_inputs: int, num_outputs: int) -> dict[str, Any]:
+    """Two tasks whose factors are of so many examples."""
+    factors = [
+        Factors(of_few_examples(24, num_inputs, seed), of_few_examples(8, num_outputs, seed + 10))
+        for seed in range(3)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(8, 24, generator=generator)
+    models = {task: base + 0.1 * torch.randn(8, 24, generator=generator) for task in "ab"}
+    given = dict(zip("ab", factors[1:], strict=True))
+    return {"base": base, "models": models, "factors": given, "base_factors": factors[0]}
+
+
+def test_noise_of_singular_factors_is_not_followed() -> None:
+    """The task vectors have a norm of 1.4; eigenvalues that are noise could make hundreds of it."""
+    given = hard(12, 4)
+    for options in ({}, {"delta_0": 0.0}, {"preconditioner": "none"}, {"anchor": "base"}):
+        merged = MODULE.merge(**given, options=MODULE.Options(**options))
+        assert (merged - given["base"]).norm() < 8
+    del given["base_factors"]
+    merged = MODULE.merge(**given, options=MODULE.Options())
+    assert (merged - given["base"]).norm() < 8
+
+
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(40, 20), (12, 4)])
+def test_removal_with_hard_factors_converges(num_inputs: int, num_outputs: int) -> None:
+    told: dict[str, Any] = {}
+    given = hard(num_inputs, num_outputs)
+    merged = MODULE.merge(**given, options=MODULE.Options(scaling_factor=-0.5), report=told.__setitem__)
+    assert told["exit"] == "converged"
+    assert told["final_residual"] <= 1e-6
+    assert told["iterations"] < 50
+    assert 0 < told["cut_fraction"] < 1
+    assert merged.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
