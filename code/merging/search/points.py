@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merging.errors import OptionError
 from merging.evaluation.run import Evaluator
 from merging.publishing import published_folder
 from merging.streaming import OpenMerge, open_merge
@@ -45,6 +46,11 @@ def evaluator_for(
 ) -> Evaluator:
     """An evaluator with the config, tokenizer and heads that a merge would be written with."""
     assert opened.files_from is not None
+    if opened.alignment is not None and not opened.alignment.keeps_first:
+        raise OptionError(
+            "policy: the vocabulary of this merge is not the base's, so it cannot be evaluated in memory. "
+            "Write it and evaluate the folder, or use the policy vocabulary='base'."
+        )
     return Evaluator(
         task_type=task_type,
         model=opened.files_from,

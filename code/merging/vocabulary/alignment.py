@@ -39,6 +39,12 @@ class Alignment:
     members: Mapping[str, Member]
     """Their vocabularies."""
 
+    @property
+    def keeps_first(self) -> bool:
+        """Whether config and tokenizer of the first model fit the output as they are."""
+        first = next(iter(self.members.values()))
+        return self.joint.tokens == first.tokens and self.joint.num_rows == first.num_rows
+
     def model(self, label: str) -> VocabularySource:
         """One model with the joint vocabulary."""
         source = self.sources[label]

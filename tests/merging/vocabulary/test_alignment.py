@@ -9,7 +9,7 @@ import pytest
 import torch
 from merging.checkpoints import open_checkpoint
 from merging.errors import CheckpointError, OptionError
-from merging.streaming import merge_checkpoints
+from merging.streaming import merge_checkpoints, open_merge
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
@@ -147,6 +147,20 @@ def test_curvature_goes_along(
     )
     expected = [0, 4, (3 * 3 + 1 * 6) / 4, (4 * 5 + 1 * 7) / 5, 8, 9]
     torch.testing.assert_close(rows, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("vocabulary", "keeps"), [("base", True), ("union", False), ("intersect", False)])
+def test_what_is_kept(folders: Mapping[str, Path], vocabulary: str, keeps: bool) -> None:
+    opened = open_merge(
+        method="task_arithmetic",
+        options={},
+        base=folders["base"],
+        models={"left": folders["left"]},
+        extras={},
+        policy={"vocabulary": vocabulary},
+    )
+    assert opened.alignment is not None
+    assert opened.alignment.keeps_first is keeps
 
 
 def test_same_vocabularies_are_left_alone(write: Write, tmp_path: Path) -> None:
