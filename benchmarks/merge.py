@@ -160,11 +160,16 @@ def make_hessian(folder: Path, sizes: Mapping[str, tuple[int, ...]], model_hash:
     (folder / "hessian.json").write_text(json.dumps(record))
 
 
-def inputs(folder: Path, case: Case) -> list[Path]:
-    """Every file that a merge has to read."""
+def methods_inputs(method: str) -> tuple[str, ...]:
+    """What a method is given."""
     from merging import methods
 
-    needed = methods.inputs(case.method)
+    return methods.inputs(method)
+
+
+def inputs(folder: Path, case: Case) -> list[Path]:
+    """Every file that a merge has to read."""
+    needed = methods_inputs(case.method)
     labels = [*(["base"] if "base" in needed else []), *case.tasks]
     if "base_hessian" in needed:
         labels.append("hessian_base")
@@ -343,7 +348,9 @@ def main() -> None:
         folder, case, what, out = (
             Path(options.child[0]), CASES[options.child[1]], options.child[2], Path(options.child[3])
         )  # fmt: skip
-        if what == "merge":
+        if what == "make":
+            make(folder, options.layers, with_hessians="hessians" in methods_inputs(case.method))
+        elif what == "merge":
             run_merge(folder, case, out)
         else:
             num_bytes = sum(file.stat().st_size for file in (folder / "base").glob("*.safetensors"))
@@ -352,7 +359,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve() / f"layers{options.layers}"
-        make(folder, options.layers, with_hessians="gradient_matching" in options.methods)
+        for name in options.methods:  # in processes of their own: this one's memory counts as its children's
+            child = ["--child", str(folder), name, "make", ""]
+            subprocess.run([sys.executable, __file__, f"--layers={options.layers}", *child], check=True)
         output_bytes = sum(file.stat().st_size for file in (folder / "base").glob("*.safetensors"))
         titles = f"{'method':18} seconds start-up   merge   limit  ratio   GB/s   peak   anon"
         print(titles + (" |mergekit   peak  faster memory" if options.mergekit else ""))  # noqa: T201
