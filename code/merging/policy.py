@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from merging.errors import OptionError
@@ -50,8 +49,3 @@ class Policy:
                 f"policy: heads and label_rows belong together, got heads={list(self.heads)} and "
                 f"label_rows={self.label_rows}. Give both or neither."
             )
-
-
-def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether one of the patterns matches the whole name."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

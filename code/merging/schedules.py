@@ -22,11 +22,11 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from merging.errors import OptionError
 from merging.options import parse
+from merging.patterns import matches
 from merging.registry import unknown
 
 _ENTRY_KEYS = ("filter", "value")
@@ -164,7 +164,7 @@ def value_at(value: Any, name: str | None, position: float | None) -> Any:
     if _is_entries(value):
         for entry in value:
             pattern = entry.get("filter")
-            if pattern is None or (name is not None and fnmatchcase(name, pattern)):
+            if pattern is None or (name is not None and matches(name, [pattern])):
                 return value_at(entry["value"], name, position)
         return NOT_SET
     if _is_gradient(value):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from merging.checkpoints import FLOAT_DTYPES, TensorInfo
 from merging.errors import CheckpointError, OptionError
 from merging.heads import is_head
-from merging.policy import Policy, matches
+from merging.patterns import matches
+from merging.policy import Policy
 from merging.sources import Source
 
 _CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|masked_bias|(original_)?inv_freq)$")

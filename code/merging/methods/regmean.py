@@ -26,7 +26,7 @@ from merging.methods import average
 from merging.methods._linear import check_fit, from_matrix, known, softened, to_matrix
 from merging.methods._solve import cholesky_solve, precision_of
 from merging.methods._tasks import check_finite, per_task
-from merging.policy import matches
+from merging.patterns import matches
 
 if TYPE_CHECKING:
     from torch import Tensor
