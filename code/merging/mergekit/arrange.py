@@ -65,6 +65,11 @@ def arrange(config: Config, opened: Mapping[Reference, Opened]) -> Arrangement:
     translate.check_parameters(config)
     method = translate.method(config.merge_method)
     bases = [_base_of(config, part, method.base) for part in config.slices]
+    if None in bases and any(base is not None for base in bases):
+        raise OptionError(
+            f"{config.merge_method}: some slices have a base_model and some have none. Give one for the "
+            "whole file, or none."
+        )
     tasks = _tasks(config, bases)
     low, high = method.num_models
     if not low <= len(tasks) <= (high or len(tasks)):

@@ -12,7 +12,7 @@ from merging.errors import OptionError
 from merging.mergekit.config import Config
 from merging.mergekit.settings import Constant, Setting, first_value
 from merging.registry import unknown
-from merging.sources.layers import split_name
+from merging.sources.layers import join_name, split_name
 
 REQUIRED = object()
 """Stands for a default that does not exist."""
@@ -376,15 +376,17 @@ def _by_name(key: str, values: Mapping[str, Any], owner: str) -> Any:
     layers: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         layer = split_name(name)
-        layers.setdefault(f"{layer[0]}.{layer[1]}." if layer else "", {})[name] = value
+        layers.setdefault(join_name(layer[0], layer[1], "") if layer else "", {})[name] = value
     entries = []
     for layer_name, its in layers.items():
         usual = _most_common(its.values()) if layer_name else default
         entries += [
-            {"filter": glob.escape(name), "value": value} for name, value in its.items() if value != usual
+            {"filter": glob.escape(name), "value": value}
+            for name, value in its.items()
+            if value != usual or name == layer_name
         ]
         if usual != default:
-            entries.append({"filter": glob.escape(layer_name) + "*", "value": usual})
+            entries.append({"filter": glob.escape(layer_name) + ".*", "value": usual})
     return [*entries, {"value": default}]
 
 

@@ -48,6 +48,11 @@ def split_name(name: str) -> tuple[str, int, str] | None:
     return None
 
 
+def join_name(stack: str, layer: int, rest: str) -> str:
+    """The name that :func:`split_name` splits."""
+    return ".".join(part for part in (stack, str(layer), rest) if part)
+
+
 def stacks(names: Iterable[str]) -> list[Stack]:
     """Everything numbered in the names of a model: encoder, decoder, towers, sequential heads."""
     sizes: dict[str, int] = {}
@@ -140,7 +145,7 @@ class LayerStack:
                 found = part.stack.layer_of(name)
                 if found is not None and part.start <= found[0] < part.stop:
                     number = offset + found[0] - part.start
-                    places[f"{first.stack.prefix}.{number}.{found[1]}"] = (part.source, name)
+                    places[join_name(first.stack.prefix, number, found[1])] = (part.source, name)
             offset += part.num_layers
         self._places = places
 

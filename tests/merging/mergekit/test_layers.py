@@ -11,6 +11,8 @@ from merging.sources.layers import (
     Stack,
     find_stack,
     is_before_layers,
+    join_name,
+    split_name,
     stacked_config,
     stacks,
 )
@@ -50,6 +52,13 @@ def test_layers_that_do_not_exist() -> None:
         OptionError, match=r"m1: layer_range \[1, 4\] is out of range: it has the layers 0 to 2"
     ):
         parts((model(1), 1, 4))
+
+
+@pytest.mark.parametrize("name", ["model.layers.3.mlp.0.weight", "0.weight", "blocks.12"])
+def test_names(name: str) -> None:
+    found = split_name(name)
+    assert found is not None
+    assert join_name(*found) == name
 
 
 def test_a_head_that_is_missing() -> None:

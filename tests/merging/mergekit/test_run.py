@@ -258,6 +258,17 @@ def test_slices_that_do_not_fit(three: list[Path], run: Run) -> None:
         run(sliced([("m0", [2, 4])]))
 
 
+def test_a_base_of_some_slices_only(three: list[Path], run: Run) -> None:
+    sources = [{"model": model, "layer_range": [0, 1]} for model in ("m1", "m2")]
+    slices: list[dict[str, Any]] = [{"sources": sources, "base_model": "m0"}, {"sources": sources}]
+    with pytest.raises(OptionError, match="some slices have a base_model and some have none"):
+        run({"merge_method": "nuslerp", "slices": slices, "parameters": {"weight": 1}})
+    slices[1]["base_model"] = "m0"
+    merged = run({"merge_method": "nuslerp", "slices": slices, "parameters": {"weight": 1}})
+    expected = merged_by_us("nuslerp", {"relative_to_base": True}, *three)
+    torch.testing.assert_close(merged[QUERY.format(1)], expected[QUERY.format(0)])
+
+
 def test_one_model_twice(three: list[Path], run: Run) -> None:
     layers = [{"model": "m0", "layer_range": [0, 1]}, {"model": "m0", "layer_range": [1, 2]}]
     merged = run({"merge_method": "linear", "slices": [{"sources": layers}], "parameters": {"weight": 1}})
