@@ -94,6 +94,28 @@ def test_runs_that_are_cut_short(
         assert_close(merged, expected)
 
 
+def test_a_run_ends_where_the_residual_is_small_against_the_right_side(inputs: dict[str, Any]) -> None:
+    """As scipy's cg does, whatever the sizes of models and curvatures."""
+    c = blocks(inputs)
+    total = sum(c.values())
+    models = {task: 1e4 * model.reshape(-1) for task, model in inputs["models"].items()}
+    right = sum(its @ models[task] for task, its in c.items())
+    zero, one = torch.zeros(30, dtype=torch.float64), torch.ones(30, dtype=torch.float64)
+
+    def residual(num: int) -> float:
+        x = conjugate_gradients(total, right, zero, num=num, inverse=one)
+        return float((right - total @ x).norm() / right.norm())
+
+    expected = next(num for num in range(100) if residual(num) <= 1e-2)
+    told: dict[str, Any] = {}
+    options = MODULE.Options(initialization="zero", preconditioner="none", tolerance=1e-2)
+    large = {task: model.reshape(6, 5) for task, model in models.items()}
+    MODULE.merge(large, options, factors=inputs["factors"], report=told.__setitem__)
+    assert told["iterations"] == expected > 1
+    assert told["initial_residual"] == pytest.approx(1)
+    assert told["final_residual"] == pytest.approx(residual(expected))
+
+
 def test_mean_of_the_last_iterates(inputs: dict[str, Any], run: Run) -> None:
     iterates = [run("mats", inputs, num_iterations=num) for num in (3, 4, 5)]
     assert_close(run("mats", inputs, num_iterations=5, average_last=3), sum(iterates) / 3)

@@ -137,6 +137,15 @@ def test_inputs_that_are_always_zero_are_averaged(make_inputs: MakeInputs, run: 
     assert_close(merged[:, live], solution(part, 0.9, weights))
 
 
+def test_rounding_that_makes_a_gram_asymmetric_is_averaged_out(make_inputs: MakeInputs, run: Run) -> None:
+    inputs = make_inputs("regmean")
+    expected = run("regmean", inputs)
+    for gram in inputs["grams"].values():
+        noise = 0.1 * torch.ones(5, 5, dtype=torch.float64).triu(1)
+        gram.inputs.add_(noise - noise.T)
+    assert_close(run("regmean", inputs), expected)
+
+
 def test_parameters_without_grams_are_averaged(make_inputs: MakeInputs, run: Run) -> None:
     inputs = make_inputs("regmean")
     weights = {"a": 0.5, "b": 1.0, "c": 0.25}

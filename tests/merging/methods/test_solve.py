@@ -3,7 +3,7 @@
 import pytest
 import torch
 from merging.errors import CheckpointError
-from merging.methods._linear import Kronecker
+from merging.methods._linear import Kronecker, softened
 from merging.methods._precondition import jacobi, kronecker_inverse, regular
 from merging.methods._removal import limited
 from merging.methods._solve import cholesky_solve, conjugate_gradients
@@ -26,6 +26,15 @@ def dense(its: Kronecker) -> Tensor:
 
 
 RIGHT = torch.arange(20, dtype=torch.float64).reshape(5, 4).cos()
+
+
+def test_softened() -> None:
+    matrix = second_moment(5, 0)
+    assert_close(softened(matrix, 0.3), 0.3 * matrix + 0.7 * matrix.diagonal().diag())
+    assert torch.equal(softened(matrix, 1.0), matrix)
+    matrix[1, 1] = 0  # an input that is always 0, up to rounding of the rest
+    assert not softened(matrix, 1.0)[1].any()
+    assert not softened(matrix, 1.0)[:, 1].any()
 
 
 def test_cholesky() -> None:
