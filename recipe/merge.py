@@ -17,6 +17,9 @@ class MergeJob(Job):
         models: model folder of each fine-tuned model, by task.
         extras: what else the method asks for, e.g. ``{"hessians": {task: folder}}``.
         policy: fields of ``merging.policy.Policy``: what is not plainly merged.
+        output: fields of ``merging.output_options.OutputOptions``: how the result is stored.
+        compute: fields of ``merging.compute_options.ComputeOptions``: memory, device and threads; no part of
+            the job's identity.
     """
 
     def __init__(
@@ -28,13 +31,31 @@ class MergeJob(Job):
         models: Mapping[str, tk.Path],
         extras: Mapping[str, Any],
         policy: Mapping[str, Any] | None = None,
+        output: Mapping[str, Any] | None = None,
+        compute: Mapping[str, Any] | None = None,
     ):
-        check_merge(method=method, options=options, base=base, models=models, extras=extras, policy=policy)
+        check_merge(
+            method=method,
+            options=options,
+            base=base,
+            models=models,
+            extras=extras,
+            policy=policy,
+            output=output,
+            compute=compute,
+        )
         self.method, self.options, self.policy = method, options, policy
         self.base, self.models, self.extras = base, models, extras
+        self.output, self.compute = output, compute
         self.rqmt = {"cpu": 1, "mem": 4, "time": 1}  # mem in GB, time in hours
         self.out_model = self.output_path("model", directory=True)
         self.out_verification = self.output_path("verification.json")
+
+    @classmethod
+    def hash(cls, parsed_args: dict[str, Any]) -> str:
+        """Without what does not change the result; output only where it is given."""
+        left_out = {"compute"} if parsed_args["output"] is not None else {"compute", "output"}
+        return str(super().hash({key: its for key, its in parsed_args.items() if key not in left_out}))
 
     def tasks(self) -> Iterator[Task]:
         yield Task("run", resume="run", rqmt=self.rqmt)
@@ -51,6 +72,8 @@ class MergeJob(Job):
             extras=self.extras,
             out=self.out_model,
             policy=self.policy,
+            output=self.output,
+            compute=self.compute,
         )
         found = verify(self.out_model, base=self.base, out=self.out_verification)
         sys.stdout.write(found.text() + "\n")
@@ -64,15 +87,21 @@ def check_merge(
     models: Mapping[str, tk.Path],
     extras: Mapping[str, Any],
     policy: Mapping[str, Any] | None = None,
+    output: Mapping[str, Any] | None = None,
+    compute: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse what a merge would refuse, as far as no tensor is needed: a misspelt option fails here, not
     hours later."""
+    from merging.compute_options import ComputeOptions
     from merging.methods import check_call
     from merging.options import parse
+    from merging.output_options import OutputOptions
     from merging.policy import Policy
 
     check_call(method, options, extras, tasks=models.keys(), has_base=base is not None)
     parse(Policy, policy or {}, owner="policy")
+    parse(OutputOptions, output or {}, owner="output")
+    parse(ComputeOptions, compute or {}, owner="compute")
 
 
 def merge_arguments(

@@ -16,7 +16,7 @@ from recipe.data import local, local_model, split
 from recipe.download import DownloadDataJob, DownloadModelJob
 from recipe.evaluate import EvaluateJob
 from recipe.hessian import HessianJob
-from recipe.merge import MergeJob, merge
+from recipe.merge import MergeJob, check_merge, merge
 from recipe.report import ReportJob
 from recipe.train import TrainJob
 
@@ -260,3 +260,11 @@ def test_every_job_can_be_resumed_and_asks_for_resources(make: Callable[[], Job]
     assert task.name() == "run"
     assert task.resumeable()
     assert {"cpu", "mem", "time"} <= set(task.rqmt())
+
+
+def test_id_of_a_merge_says_what_it_gives_and_not_how_it_is_computed() -> None:
+    plain = MergeJob(**MERGE)
+    assert MergeJob(**MERGE, compute={"max_memory": "2GiB"})._sis_id() == plain._sis_id()
+    assert MergeJob(**MERGE, output={"dtype": "bfloat16"})._sis_id() != plain._sis_id()
+    with pytest.raises(OptionError, match="max_memory"):
+        check_merge(**MERGE, compute={"max_memory": "much"})
