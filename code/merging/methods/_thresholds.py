@@ -275,7 +275,7 @@ def _look(pieces: Pieces, searches: Sequence[_Search]) -> None:
 
 
 def _count(magnitudes: Any, low: float, high: float) -> _Seen:
-    """Compare magnitudes, an array of NumPy or a tensor on a device, with a bracket."""
+    """Compare magnitudes, an array of NumPy or a tensor on a device, with a bracket; keep no view of them."""
     from_low, above = magnitudes >= low, magnitudes > high
     num_above = _num_true(above)
     num_inside = _num_true(from_low) - num_above
@@ -287,8 +287,8 @@ def _count(magnitudes: Any, low: float, high: float) -> _Seen:
         num_low = num_above + num_inside - _num_true(from_low)
         num_high = _num_true(from_high) - num_above
         above = from_high
-    inside = magnitudes[from_low ^ above] if num_inside else magnitudes[:0]
-    return _Seen(num_above, num_high, _on_cpu(inside), num_low)
+    inside = _on_cpu(magnitudes[from_low ^ above] if num_inside else magnitudes[:0])
+    return _Seen(num_above, num_high, inside.copy() if inside.base is not None else inside, num_low)
 
 
 def _num_true(mask: Any) -> int:
