@@ -2,8 +2,8 @@
 
 Every argument of a command is a flag and a key of its JSON file, under the name that the library function
 has.
-The fields of the command's options are flags too, and lie under ``"options"`` in the file. Flags win over the
-file.
+The fields of the command's options are flags too, and lie under ``"options"`` in the file; so are those of
+other settings, each under a key of its own (``"output"``). Flags win over the file.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from merging.errors import OptionError
-from merging.option_fields import fields, from_text
+from merging.option_fields import Field, fields, from_words
 from merging.registry import unknown
 
 
@@ -37,6 +37,8 @@ class Argument:
     """Whether it maps tasks to values: ``--models a=FOLDER b=FOLDER``."""
     many: bool = False
     """Whether it takes several values."""
+    switch: bool = False
+    """Whether the flag stands alone; ``true`` in a JSON file."""
 
     @property
     def flag(self) -> str:
@@ -55,6 +57,12 @@ class Command:
     """Does the work; gets every argument by name, and ``options`` if it has any; returns what to print."""
     options: Callable[[Mapping[str, Any]], type | None] | None = None
     """Dataclass of its options, from what is known of the other arguments; None: not known yet."""
+    settings: Mapping[str, type] = field(default_factory=dict)
+    """Dataclasses of other settings by their key in the file; ``run`` gets each under its key."""
+    scheduled: bool = False
+    """Whether options that are numbers may be gradients and filters; see :mod:`merging.schedules`."""
+    leading: str | None = None
+    """Argument that may be given without its flag, as the first word."""
     epilog: str = ""
 
 
@@ -130,15 +138,21 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
         OptionError: an unknown flag or key, a value that cannot be read, or a required argument that is
             missing.
     """
+    if command.leading is not None and argv and not argv[0].startswith("-"):
+        argv = [_flag(command.leading), *argv]
     config = _config_of(command, argv)
     known = {argument.name: argument for argument in command.arguments}
-    allowed = [*known, *(["options"] if command.options else [])]
+    sections = [*(["options"] if command.options else []), *command.settings]
+    allowed = [*known, *sections]
     for key in config:
         if key not in allowed:
             raise OptionError(f"merging {command.name}: {unknown('key', key, allowed)}")
+    for key in sections:
+        if not isinstance(config.get(key, {}), dict):
+            raise OptionError(f"merging {command.name}: {key} must be a JSON object, got {config[key]!r}.")
     early = {**config, **_early(command, argv)}
     options_class = command.options(early) if command.options else None
-    given, options = _flags(command, options_class, argv)
+    given, settings = _flags(command, options_class, argv)
     from_file = {key: _from_file(known[key], value) for key, value in config.items() if key in known}
     values = {name: argument.default for name, argument in known.items()} | from_file | given
     missing = [
@@ -149,9 +163,7 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
             f"merging {command.name}: {', '.join(missing)} must be given, as a flag or in the JSON file. "
             f"See merging {command.name} --help."
         )
-    if command.options:
-        values["options"] = {**config.get("options", {}), **options}
-    return values
+    return values | {key: {**config.get(key, {}), **settings.get(key, {})} for key in sections}
 
 
 def build_parser(command: Command, options_class: type | None) -> Parser:
@@ -167,21 +179,31 @@ def build_parser(command: Command, options_class: type | None) -> Parser:
     parser.add_argument("--config", metavar="FILE", help="JSON file of arguments; flags win over it")
     for argument in command.arguments:
         _add(parser, argument)
-    if options_class is not None:
-        group = parser.add_argument_group('settings, under "options" in a JSON file')
-        for field in fields(options_class):
-            default = "required" if field.default is None else f"default {field.default}"
+    for key, described in _sections(command, options_class).items():
+        group = parser.add_argument_group(f'settings, under "{key}" in a JSON file')
+        for its in described.values():
+            default = "required" if its.default is None else f"default {its.default}"
             group.add_argument(
-                _flag(field.name),
-                dest=f"options.{field.name}",
+                _flag(its.name),
+                dest=f"{key}.{its.name}",
                 metavar="VALUE",
-                help=f"{field.text} ({field.type_text}; {default})".replace("%", "%%"),
+                nargs="+" if its.takes_several else None,
+                help=f"{its.text} ({its.type_text}; {default})".replace("%", "%%"),
             )
     return parser
 
 
+def _sections(command: Command, options_class: type | None) -> dict[str, dict[str, Field]]:
+    """Every setting by its key in the file and its name."""
+    classes = ({} if options_class is None else {"options": options_class}) | dict(command.settings)
+    return {key: {its.name: its for its in fields(its_class)} for key, its_class in classes.items()}
+
+
 def _add(parser: Parser, argument: Argument) -> None:
     text = argument.help + (" (required)" if argument.required else "")
+    if argument.switch:
+        parser.add_argument(argument.flag, dest=argument.name, action="store_true", help=text)
+        return
     if argument.default is not None:
         text += f" (default {argument.default})"
     parser.add_argument(
@@ -195,26 +217,36 @@ def _add(parser: Parser, argument: Argument) -> None:
 
 def _flags(
     command: Command, options_class: type | None, argv: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments and options that stand on the command line."""
-    options = {field.name: field for field in (fields(options_class) if options_class else [])}
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Arguments that stand on the command line, and settings by their key in the file."""
+    sections = _sections(command, options_class)
     found, rest = build_parser(command, options_class).parse_known_args(list(argv))
     if rest:
-        flags = ["--config", *(argument.flag for argument in command.arguments), *map(_flag, options)]
+        names = [name for described in sections.values() for name in described]
+        flags = ["--config", *(argument.flag for argument in command.arguments), *map(_flag, names)]
         hint = ". More are known with --method" if command.options and options_class is None else ""
-        raise OptionError(f"merging {command.name}: {unknown('flag', rest[0].split('=')[0], flags)}{hint}")
+        what = "flag" if rest[0].startswith("-") else "word"
+        raise OptionError(f"merging {command.name}: {unknown(what, rest[0].split('=')[0], flags)}{hint}")
     values = vars(found)
     given = {
         argument.name: _read(argument, values[argument.name])
         for argument in command.arguments
         if argument.name in values
     }
-    given_options = {
-        name: from_text(values[f"options.{name}"], options[name].hint, name=_flag(name))
-        for name in options
-        if f"options.{name}" in values
+    settings = {
+        key: {
+            name: from_words(
+                values[f"{key}.{name}"],
+                its.hint,
+                name=_flag(name),
+                scheduled=command.scheduled and key == "options",
+            )
+            for name, its in described.items()
+            if f"{key}.{name}" in values
+        }
+        for key, described in sections.items()
     }
-    return given, given_options
+    return given, settings
 
 
 def _flag(name: str) -> str:
@@ -222,6 +254,8 @@ def _flag(name: str) -> str:
 
 
 def _read(argument: Argument, value: Any) -> Any:
+    if argument.switch:
+        return value
     if argument.many:
         return [argument.read(item) for item in value]
     if not argument.by_task:
@@ -259,7 +293,7 @@ def _early(command: Command, argv: Sequence[str]) -> dict[str, str]:
         prog=f"merging {command.name}", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
     for argument in command.arguments:
-        if not (argument.by_task or argument.many):
+        if not (argument.by_task or argument.many or argument.switch):
             parser.add_argument(argument.flag, dest=argument.name)
     return vars(parser.parse_known_args(list(argv))[0])
 

@@ -8,7 +8,7 @@
     ├── DataError                         a missing file, an empty split, a label outside its range
     ├── CheckpointError                   missing shard, truncated file, NaN, shapes or names that differ
     ├── DivergenceError                   a training whose loss or gradient is no longer a number
-    ├── HubError                          a Hub id that could not be fetched
+    ├── HubError                          a Hub id that could not be fetched, or uploaded to
     └── DiskSpaceError                    not enough room for an output
 
 Every message says which value was wrong, what is allowed, and what to do.
@@ -40,7 +40,7 @@ class DivergenceError(MergingError):
 
 
 class HubError(MergingError):
-    """A Hub id could not be fetched."""
+    """A Hub id could not be fetched, or uploaded to."""
 
 
 class DiskSpaceError(MergingError):

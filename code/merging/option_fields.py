@@ -6,6 +6,7 @@ For the command line, which offers every option as a flag, and for ``merging met
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import itertools
@@ -13,7 +14,7 @@ import json
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,11 @@ class Field:
     def type_text(self) -> str:
         """The type in words: "float | none", "one of a, b"."""
         return type_text(self.hint)
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether it may be written as several words: a list, or values by task."""
+        return any(_is_list(choice) or _is_mapping(choice) for choice in _choices(self.hint))
 
 
 def fields(options_class: type) -> list[Field]:
@@ -63,21 +69,80 @@ def type_text(hint: Any) -> str:
     return "text" if hint is str else getattr(hint, "__name__", str(hint))
 
 
-def from_text(text: str, hint: Any, *, name: str) -> Any:
+def from_words(words: str | Sequence[str], hint: Any, *, name: str, scheduled: bool = False) -> Any:
     """Read a value of a declared type from the command line.
 
-    Numbers, ``true``, ``false`` and ``none`` are written plainly, lists and mappings as JSON.
+    Numbers, ``true``, ``false`` and ``none`` are written plainly, lists and mappings as JSON, or in several
+    words: ``a b`` for a list, ``a=0.3 b=0.5`` for a mapping.
+
+    Args:
+        words: one text, or several.
+        hint: the declared type.
+        name: starts the error message: the flag.
+        scheduled: whether what takes a number also takes the JSON of :mod:`merging.schedules`.
 
     Raises:
         OptionError: the text is no value of that type.
     """
-    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    for choice in sorted(choices, key=lambda choice: choice is str):  # any text is a str, so that comes last
+    given = [words] if isinstance(words, str) else list(words)
+    shown = " ".join(given)
+    for choice in _choices(hint):
+        plain = not given[0].startswith(("{", "["))
+        if _is_mapping(choice) and plain and all("=" in word for word in given):
+            return _by_task(given, typing.get_args(choice)[1], name=name, scheduled=scheduled)
+        if len(given) == 1:
+            with contextlib.suppress(ValueError):
+                return _read(given[0], choice)
+        if _is_list(choice) and plain:
+            with contextlib.suppress(ValueError):
+                return [_read(word, typing.get_args(choice)[0]) for word in given]
+    if scheduled and len(given) == 1 and given[0].startswith(("{", "[")) and _takes_number(hint):
         try:
-            return _read(text, choice)
-        except ValueError:
-            continue
-    raise OptionError(f"{name} must be {type_text(hint)}, got {text!r}.")
+            return _with_floats(json.loads(given[0]))
+        except json.JSONDecodeError as error:
+            raise OptionError(f"{name}: not JSON: {given[0]!r} ({error}).") from error
+    raise OptionError(f"{name} must be {type_text(hint)}, got {shown!r}.")
+
+
+def _choices(hint: Any) -> list[Any]:
+    """The types of a union. Any text is a str, so that comes last."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return sorted(typing.get_args(hint) if union else (hint,), key=lambda choice: choice is str)
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
+
+
+def _is_mapping(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _takes_number(hint: Any) -> bool:
+    return any(
+        choice is float or (_is_mapping(choice) and _takes_number(typing.get_args(choice)[1]))
+        for choice in _choices(hint)
+    )
+
+
+def _by_task(words: Sequence[str], hint: Any, *, name: str, scheduled: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for word in words:
+        task, _, text = word.partition("=")
+        if task in found:
+            raise OptionError(f"{name}: task {task!r} is given twice.")
+        found[task] = from_words(text, hint, name=f"{name} {task}", scheduled=scheduled)
+    return found
+
+
+def _with_floats(value: Any) -> Any:
+    """JSON whose whole numbers are floats: what takes a gradient takes floats."""
+    if isinstance(value, dict):
+        return {key: _with_floats(its) for key, its in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(its) for its in value]
+    return float(value) if type(value) is int else value
 
 
 def _read(text: str, hint: Any) -> Any:
@@ -95,9 +160,9 @@ def _read(text: str, hint: Any) -> Any:
     if hint in (int, float, str):
         return hint(text)
     value = json.loads(text)
-    if isinstance(value, dict) and typing.get_args(hint)[1:] == (float,):
-        return {key: float(item) if type(item) is int else item for key, item in value.items()}
-    return value
+    if type(value) is not (list if _is_list(hint) else dict):
+        raise ValueError(text)
+    return _with_floats(value) if float in typing.get_args(hint) else value
 
 
 def _choose(text: str, values: Mapping[str, Any]) -> Any:

@@ -27,6 +27,7 @@ from merging.errors import CheckpointError, OptionError
 from merging.heads import is_head, write_heads
 from merging.hessians.artifact import StoredHessian
 from merging.layout import transposed_weights
+from merging.model_card import described, write_card
 from merging.options import parse
 from merging.output_options import OutputOptions
 from merging.policy import Policy
@@ -358,8 +359,11 @@ class OpenMerge:
             record = self.record()
             if self.alignment is not None:
                 record["vocabulary"] = self.alignment.write(folder)
+            record["output"] = dataclasses.asdict(self._output)
+            record["sources"] = described(record["sources"])
             set_dtype(folder / "config.json", self._output.dtype)
             (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+            write_card(folder)
             if finish is not None:
                 finish(folder)
 

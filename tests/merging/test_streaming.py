@@ -214,9 +214,10 @@ def test_complete_folder_and_nothing_stale(setup: Setup, out: Path) -> None:
     for name in ("pytorch_model.bin", "optimizer.pt", "trainer_state.json", "training_args.bin", "README.md"):
         (base / name).write_text("stale")
     merge_checkpoints(**setup.on_disk("average"), out=out)
-    expected = {"config.json", "merge.json", "model.safetensors", *kept}
+    expected = {"README.md", "config.json", "merge.json", "model.safetensors", *kept}
     assert {path.name for path in out.iterdir()} == expected
     assert (out / "config.json").read_text() == (base / "config.json").read_text()
+    assert "stale" not in (out / "README.md").read_text()
 
 
 def test_transformers_loads_it(tmp_path: Path, out: Path) -> None:

@@ -39,6 +39,7 @@ from merging.adapters.low_rank import Update, concat, linear
 from merging.adapters.opened import Adapters, low_ranks
 from merging.adapters.writing import write_lora, write_vectors
 from merging.errors import CheckpointError, OptionError
+from merging.model_card import described, write_card
 from merging.publishing import published_folder
 from merging.registry import unknown
 from merging.sources.adapter import AdapterSource
@@ -248,4 +249,6 @@ def _check_alike(opened: Adapters, result: str) -> None:
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    record = {**record, "sources": described(record["sources"])}
     (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+    write_card(folder)
