@@ -44,7 +44,8 @@ def tokens_of(name: str, text: str) -> dict[str, int]:
         ValueError: the file is no JSON.
     """
     if name == "vocab.txt":
-        return {token: number for number, token in enumerate(text.splitlines())}
+        lines = text.removesuffix("\n").split("\n")  # tokens may hold what Unicode calls the end of a line
+        return {token.removesuffix("\r"): number for number, token in enumerate(lines)}
     stored = json.loads(text)
     if name == "vocab.json":
         return dict(stored)
