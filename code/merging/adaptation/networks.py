@@ -56,7 +56,7 @@ def stored_names(network: Any, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """
     found = {}
     for name, parameter in network.named_parameters():
-        stored = list(models.as_stored(network, {name: parameter.detach()}))
+        stored = stored_as(network, name)
         if not any(its in tensors for its in stored):
             continue
         if len(stored) != 1 or not torch.equal(tensors[stored[0]].float(), parameter.detach().cpu()):
@@ -67,6 +67,11 @@ def stored_names(network: Any, tensors: Mapping[str, Tensor]) -> dict[str, str]:
             )
         found[name] = stored[0]
     return found
+
+
+def stored_as(network: Any, name: str) -> list[str]:
+    """The names in the model's files of one parameter of a network, by its name there."""
+    return list(models.as_stored(network, {name: network.get_parameter(name).detach()}))
 
 
 def share_parameters(network: nn.Module, shared: Mapping[str, nn.Parameter]) -> None:

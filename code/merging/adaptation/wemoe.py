@@ -115,13 +115,19 @@ def find_mlps(network: nn.Module) -> tuple[Mlp, ...]:
     return tuple(its for its in found if its.linears)
 
 
+def width_of(network: nn.Module, mlp: Mlp) -> int:
+    """Numbers of a token that an MLP gets."""
+    first: Any = network.get_submodule(mlp.linears[0])
+    return int(first.in_features if isinstance(first, nn.Linear) else first.weight.shape[0])
+
+
 class ExpertLinear(nn.Module):
     """A linear layer whose weight is merged anew for each example, x (W_0 + sum_t g_t tau_t)^T."""
 
     def __init__(
         self, linear: nn.Module, weight: Tensor, bias: Tensor | None, *, name: str, shared: _Pass
     ) -> None:
-        """Stand for ``linear``, whose own weights are theta_0.
+        """Stand for ``linear``, whose own weights are theta_0 (see ``upscale``: offset).
 
         Args:
             linear: nn.Linear, or GPT-2's Conv1D.
@@ -132,7 +138,10 @@ class ExpertLinear(nn.Module):
         """
         super().__init__()
         self.linear = linear
-        self.weight, self.bias = weight, bias  # no parameters: they are never trained
+        self.weight: Tensor
+        self.bias: Tensor | None
+        self.register_buffer("weight", weight, persistent=False)  # never trained
+        self.register_buffer("bias", bias, persistent=False)
         self._name, self._shared = name, shared
         self._transposed = not isinstance(linear, nn.Linear)
 
@@ -162,15 +171,17 @@ def upscale(
     gates: Mapping[str, Gate],
     options: WemoeOptions,
     *,
+    offset: float = 0.0,
     batch_first: bool = True,
 ) -> None:
     """Put gates before the MLPs of a network, and experts into them, in place.
 
     Args:
-        network: its MLPs hold theta_0.
+        network: its MLPs hold theta_0 + offset sum_t tau_t.
         vectors: tau of all tasks, (T, *shape), by name of a parameter of the MLPs.
         gates: by :attr:`Mlp.entry`; which MLPs become experts.
         options: pooling.
+        offset: what is taken off every coefficient, as the network's weights hold it already.
         batch_first: whether MLPs get (B, R, width), not (R, B, width).
     """
     shared = _Pass()
@@ -188,7 +199,7 @@ def upscale(
             )
             owner, _, attribute = name.rpartition(".")
             setattr(network.get_submodule(owner), attribute, expert if batch_first else _TokensFirst(expert))
-        hook = _gate_hook(mlp.entry, gates[mlp.entry], shared, options, batch_first)
+        hook = _gate_hook(mlp.entry, gates[mlp.entry], shared, options, offset, batch_first)
         network.get_submodule(mlp.entry).register_forward_pre_hook(hook)
     network.register_forward_pre_hook(_mask_hook(shared, options), with_kwargs=True, prepend=True)
 
@@ -213,7 +224,9 @@ class _TokensFirst(nn.Module):
         return found
 
 
-def _gate_hook(entry: str, gate: Gate, shared: _Pass, options: WemoeOptions, batch_first: bool) -> Any:
+def _gate_hook(
+    entry: str, gate: Gate, shared: _Pass, options: WemoeOptions, offset: float, batch_first: bool
+) -> Any:
     def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         tokens = arguments[0]
         if tokens.ndim != 3:
@@ -224,7 +237,7 @@ def _gate_hook(entry: str, gate: Gate, shared: _Pass, options: WemoeOptions, bat
         coefficients = pooled(gate(tokens if batch_first else tokens.transpose(0, 1)), shared.mask)
         if options.batch_reduce:
             coefficients = coefficients.mean(0, keepdim=True).expand(len(coefficients), -1)
-        shared.coefficients[entry] = coefficients
+        shared.coefficients[entry] = coefficients - offset
 
     return hook
 

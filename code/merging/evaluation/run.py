@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 
 from merging import heads, models, tasks
+from merging.adaptation import attachments
 from merging.checkpoints import open_checkpoint
 from merging.data import encoded, splits
 from merging.errors import DataError, DiskSpaceError, OptionError
@@ -129,7 +132,11 @@ class Evaluator:
             if folder not in networks:
                 networks = {folder: self._load(folder, tensors)}  # one at a time in memory
             network = networks[folder]
-            scores = _scores(self._task, network, self._processor, rows, self._options.batch_size)
+            beside: AbstractContextManager[None] = contextlib.nullcontext()
+            if tensors is None:
+                beside = attachments.corrected(network, self._folder, name)
+            with beside:
+                scores = _scores(self._task, network, self._processor, rows, self._options.batch_size)
             records = self._task.predictions(scores, models.label_names(network))
             names = self._options.metrics or self._task.METRICS
             results[name] = _measure(records, rows["labels"][:], names, self._options)
@@ -150,14 +157,16 @@ class Evaluator:
 
     def _load(self, folder: str, tensors: Mapping[str, Tensor] | None) -> Any:
         """The network with the head that lies in ``folder``."""
-        if tensors is None and folder == self._folder:
-            return self._task.load_model(folder)
-        if tensors is None:
+        own = tensors is None
+        if tensors is None and folder != self._folder:
             checkpoint = open_checkpoint(self._folder, label="model")
             tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
-        if folder != self._folder:
+        if tensors is not None and folder != self._folder:
             tensors = heads.with_head(tensors, folder)
-        return self._task.load_model(folder, tensors=tensors)
+        network = self._task.load_model(folder, tensors=tensors)
+        if own:
+            attachments.complete(network, self._folder)
+        return network
 
 
 def predict(
@@ -185,6 +194,7 @@ def predict(
     task = tasks.load(task_type)
     folder = models.locate(model)
     network, processor = task.load_model(folder), task.load_processor(model=folder)
+    attachments.complete(network, folder)
     if isinstance(data, str | os.PathLike):
         rows, ids = _rows_of_file(Path(data), task)
     else:
