@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.command_line import Argument, Command, Parser, as_json
+from merging.command_line import Argument, Command, Parser
+from merging.compute_options import ComputeOptions
+from merging.output_options import OutputOptions
 
 _SUFFIXES = (".yml", ".yaml")
 
@@ -28,27 +30,17 @@ def split_file(words: Sequence[str]) -> tuple[str | None, list[str]]:
 def command(file: str, out: Argument) -> Command:
     """The command that merges what ``file`` says; ``out`` is the argument for the folder to make."""
 
-    def run(*, out: str, max_shard_size: str | None, **compute: Any) -> str:
+    def run(*, out: str, output: Mapping[str, Any], compute: Mapping[str, Any]) -> str:
         from merging.mergekit.run import merge_file
 
-        merge_file(
-            file,
-            out=out,
-            output={} if max_shard_size is None else {"max_shard_size": max_shard_size},
-            compute={key: value for key, value in compute.items() if value is not None},
-        )
+        merge_file(file, out=out, output=output, compute=compute)
         return f"wrote {out}"
 
     return Command(
         name="merge",
         help="Merge what a mergekit YAML file says: models, method, parameters, tokenizer.",
-        arguments=(
-            out,
-            Argument(name="max_shard_size", help="size of the files, e.g. 5GB", metavar="SIZE"),
-            Argument(name="max_memory", help="limit of the process, e.g. 2GiB", metavar="SIZE"),
-            Argument(name="device", help="cpu, cuda or cuda:N", metavar="NAME"),
-            Argument(name="num_threads", help="how many threads work", metavar="INT", read=as_json),
-        ),
+        arguments=(out,),
         run=run,
+        settings={"output": OutputOptions, "compute": ComputeOptions},
         epilog="example:\n  merging merge --config mergekit.yml --out merged",
     )
