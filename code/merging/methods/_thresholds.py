@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -202,11 +203,13 @@ class _Sample:
             if number in chosen
         }
 
+        store = _Store()
+
         def look(piece: Piece) -> dict[str, Any]:
             if (piece.parameter.name, piece.parameter.start) not in places:
                 return {}
             return {
-                task: vector.view(-1)[::step].abs().cpu().numpy()
+                task: store.keep(vector.view(-1)[::step].abs().cpu().numpy())
                 for task, vector in task_vectors(piece)
                 if task in tasks
             }
@@ -252,6 +255,7 @@ def _spread(sizes: Sequence[int], distance: float) -> set[int]:
 def _look(pieces: Pieces, searches: Sequence[_Search]) -> None:
     """Go through all elements once, for all searches."""
     tasks = {search.task for search in searches}
+    store = _Store()
 
     def look(piece: Piece) -> list[_Seen]:
         import torch
@@ -266,7 +270,7 @@ def _look(pieces: Pieces, searches: Sequence[_Search]) -> None:
             torch.sub(models[task], base, out=vector).abs_()
             for number, search in enumerate(searches):
                 if search.task == task:
-                    seen[number] = _count(magnitudes, *search.bracket)
+                    seen[number] = _count(magnitudes, *search.bracket, store)
         return [seen[number] for number in range(len(searches))]
 
     found = pieces.map(look) if searches else []
@@ -274,8 +278,32 @@ def _look(pieces: Pieces, searches: Sequence[_Search]) -> None:
         search.seen = list(seen)
 
 
-def _count(magnitudes: Any, low: float, high: float) -> _Seen:
-    """Compare magnitudes, an array of NumPy or a tensor on a device, with a bracket; keep no view of them."""
+class _Store:
+    """Keeps arrays, many small ones in one block.
+
+    Small blocks that outlive the large ones beside them cut free memory into parts that no piece fits into.
+    """
+
+    _BLOCK = 2**20  # elements
+
+    def __init__(self) -> None:
+        self._free: NDArray[np.floating[Any]] | None = None
+        self._lock = Lock()
+
+    def keep(self, values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """A copy."""
+        import numpy as np
+
+        with self._lock:
+            if self._free is None or self._free.dtype != values.dtype or len(self._free) < len(values):
+                self._free = np.empty(max(self._BLOCK, len(values)), values.dtype)
+            place, self._free = self._free[: len(values)], self._free[len(values) :]
+        place[:] = values
+        return place
+
+
+def _count(magnitudes: Any, low: float, high: float, store: _Store) -> _Seen:
+    """Compare magnitudes, an array of NumPy or a tensor on a device, with a bracket."""
     from_low, above = magnitudes >= low, magnitudes > high
     num_above = _num_true(above)
     num_inside = _num_true(from_low) - num_above
@@ -287,8 +315,8 @@ def _count(magnitudes: Any, low: float, high: float) -> _Seen:
         num_low = num_above + num_inside - _num_true(from_low)
         num_high = _num_true(from_high) - num_above
         above = from_high
-    inside = _on_cpu(magnitudes[from_low ^ above] if num_inside else magnitudes[:0])
-    return _Seen(num_above, num_high, inside.copy() if inside.base is not None else inside, num_low)
+    inside = magnitudes[from_low ^ above] if num_inside else magnitudes[:0]
+    return _Seen(num_above, num_high, store.keep(_on_cpu(inside)), num_low)
 
 
 def _num_true(mask: Any) -> int:

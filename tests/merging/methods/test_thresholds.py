@@ -108,8 +108,8 @@ def test_tensors_of_a_device_are_counted_like_arrays(bracket: tuple[float, float
     """What is on a device stays a tensor."""
     magnitudes = random(1000, steps=4, growing=False)["a"].abs()
     tensors, arrays = (
-        _thresholds._count(magnitudes, *bracket),
-        _thresholds._count(magnitudes.numpy(), *bracket),
+        _thresholds._count(magnitudes, *bracket, _thresholds._Store()),
+        _thresholds._count(magnitudes.numpy(), *bracket, _thresholds._Store()),
     )
     assert (tensors.above, tensors.at_high, tensors.at_low) == (arrays.above, arrays.at_high, arrays.at_low)
     assert tensors.inside.tolist() == arrays.inside.tolist()
