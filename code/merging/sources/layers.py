@@ -148,19 +148,13 @@ class LayerStack:
                     places[join_name(first.stack.prefix, number, found[1])] = (part.source, name)
             offset += part.num_layers
         self._places = places
+        known = {id(source): source.tensors for source, _ in places.values()}
+        self._infos = {name: known[id(source)][place] for name, (source, place) in places.items()}
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Shape and dtype of every tensor, by its name in the stack."""
-        infos: dict[int, Mapping[str, TensorInfo]] = {}
-        for source, _ in self._places.values():
-            if id(source) not in infos:
-                infos[id(source)] = source.tensors
-        return {name: infos[id(source)][place] for name, (source, place) in self._places.items()}
-
-    def place(self, name: str) -> tuple[Source, str]:
-        """Where a tensor comes from, and what it is called there."""
-        return self._places[name]
+        return self._infos
 
     def read(self, name: str) -> Tensor:
         """One tensor."""
