@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from merging import explain, hessians, methods, tasks
+from merging import explain, hessians, merge_commands, methods
+from merging.command_arguments import DATASET, OUT, SEED, TASK_TYPE, data, model
 from merging.command_line import (
     Argument,
     Command,
@@ -17,7 +18,6 @@ from merging.command_line import (
     as_json,
     dataset,
     dataset_or_file,
-    folder_or_json,
     parse,
     write,
 )
@@ -25,22 +25,6 @@ from merging.errors import MergingError, OptionError
 from merging.mergekit import command as mergekit
 from merging.progress import shown
 from merging.registry import unknown
-
-_DATASET = "FOLDER:SPLIT"
-
-_OUT = Argument(name="out", help="folder to make", metavar="FOLDER", required=True)
-_TASK_TYPE = Argument(
-    name="task_type", help=f"kind of task: {', '.join(tasks.names())}", metavar="NAME", required=True
-)
-_SEED = Argument(name="seed", help="seed of everything random", metavar="INT", read=as_json, default=0)
-
-
-def _model(text: str) -> Argument:
-    return Argument(name="model", help=text, metavar="FOLDER", required=True)
-
-
-def _data(text: str) -> Argument:
-    return Argument(name="data", help=text, metavar=_DATASET, read=dataset, required=True)
 
 
 def _download(*, source: str | None, model: str | None, out: str, **rest: Any) -> str:
@@ -75,17 +59,6 @@ def _hessian(*, out: str, **rest: Any) -> str:
         file = Path(folder) / "progress.jsonl"
         with shown(file, sys.stderr):
             estimate(out=out, progress=file, **rest)
-    return f"wrote {out}"
-
-
-def _merge(
-    *, base: str | None, base_hessian: Any, hessians: Any, models: Mapping[str, str], out: str, **rest: Any
-) -> str:
-    from merging.streaming import merge_checkpoints
-
-    given = {"base_hessian": base_hessian, "hessians": hessians}
-    extras = {name: value for name, value in given.items() if value is not None}
-    merge_checkpoints(base=base, models=models, extras=extras, out=out, **rest)
     return f"wrote {out}"
 
 
@@ -130,12 +103,6 @@ def _metrics_line(task: str, values: Mapping[str, Any]) -> str:
     return f"{task}: {', '.join(shown)}, {values['num_examples']:,} examples"
 
 
-def _merge_options(known: Mapping[str, Any]) -> type | None:
-    method = known.get("method")
-    options: type | None = methods.load(str(method)).Options if method else None
-    return options
-
-
 def _training_options(known: Mapping[str, Any]) -> type:
     from merging.training.options import TrainingOptions
 
@@ -176,7 +143,7 @@ COMMANDS: tuple[Command, ...] = (
             Argument(name="content_hash", help="fail unless the data are these", metavar="HASH"),
             Argument(name="model", help="Hub id of a model", metavar="ID"),
             Argument(name="revision", help="commit, branch or tag on the Hub", metavar="COMMIT"),
-            _OUT,
+            OUT,
         ),
         run=_download,
         epilog="example:\n  merging download --source digits_blur --out data/blur",
@@ -185,7 +152,7 @@ COMMANDS: tuple[Command, ...] = (
         name="train",
         help="Fine-tune a model, or train a new one; a killed run goes on when started again.",
         arguments=(
-            _TASK_TYPE,
+            TASK_TYPE,
             Argument(name="model", help="model folder or Hub id to start from", metavar="FOLDER"),
             Argument(
                 name="architecture",
@@ -193,15 +160,15 @@ COMMANDS: tuple[Command, ...] = (
                 metavar="JSON",
                 read=as_json,
             ),
-            _data("training set; several joined by a comma"),
+            data("training set; several joined by a comma"),
             Argument(
                 name="validation",
                 help="set that chooses the best epoch; without it the last epoch is taken",
-                metavar=_DATASET,
+                metavar=DATASET,
                 read=dataset,
             ),
-            _SEED,
-            _OUT,
+            SEED,
+            OUT,
             Argument(
                 name="work",
                 help="checkpoints and progress (default: beside --out, removed at the end)",
@@ -223,78 +190,42 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="hessian",
-        help="Estimate the diagonal Hessian of a model; one estimate serves any number of merges.",
+        help="Estimate a model's Hessian or other statistics; one estimate serves any number of merges.",
         arguments=(
             Argument(
                 name="estimator",
-                help=f"one of {', '.join(hessians.names())}",
+                help=f"one of {', '.join(hessians.names())}; see merging statistics",
                 metavar="NAME",
                 default="fisher_mc",
             ),
-            _TASK_TYPE,
-            _model("model folder"),
-            _data("the model's training set"),
-            _SEED,
-            _OUT,
+            TASK_TYPE,
+            model("model folder"),
+            data("the model's training set"),
+            SEED,
+            OUT,
         ),
         run=_hessian,
         options=_hessian_options,
         epilog="example:\n  merging hessian --task-type sequence_classification --model models/yelp \\\n"
         "    --data 'data/yelp:train' --max-examples 500 --max-tokens 384 --out hessians/yelp",
     ),
-    Command(
-        name="merge",
-        help="Merge fine-tuned models into one. `merging methods` explains the methods.\n"
-        "Options depend on the method: merging merge --method NAME --help\n"
-        "A mergekit file is run by merging merge --config FILE.yml --out FOLDER",
-        arguments=(
-            Argument(
-                name="method", help=f"one of {', '.join(methods.names())}", metavar="NAME", required=True
-            ),
-            Argument(name="base", help=methods.INPUTS["base"], metavar="FOLDER"),
-            Argument(
-                name="models", help=methods.INPUTS["models"], metavar="FOLDER", by_task=True, required=True
-            ),
-            Argument(
-                name="base_hessian",
-                help=methods.INPUTS["base_hessian"],
-                metavar="FOLDER",
-                read=folder_or_json,
-            ),
-            Argument(
-                name="hessians",
-                help=methods.INPUTS["hessians"],
-                metavar="FOLDER",
-                read=folder_or_json,
-                by_task=True,
-            ),
-            Argument(
-                name="policy",
-                help='what is not plainly merged, e.g. {"exclude": ["classifier.*"]}',
-                metavar="JSON",
-                read=as_json,
-            ),
-            _OUT,
-        ),
-        run=_merge,
-        options=_merge_options,
-        epilog="example:\n  " + explain.example("gradient_matching"),
-    ),
+    merge_commands.MERGE,
+    merge_commands.SEARCH,
     Command(
         name="evaluate",
         help="Evaluate one model on one or more test sets: metrics with intervals, and every prediction.",
         arguments=(
-            _TASK_TYPE,
-            _model("model folder"),
+            TASK_TYPE,
+            model("model folder"),
             Argument(
                 name="data",
                 help="test set by task",
-                metavar=_DATASET,
+                metavar=DATASET,
                 read=dataset,
                 by_task=True,
                 required=True,
             ),
-            _OUT,
+            OUT,
         ),
         run=_evaluate,
         options=_evaluation_options,
@@ -305,12 +236,12 @@ COMMANDS: tuple[Command, ...] = (
         name="predict",
         help="Predict a data set, with labels or without: one JSON line for each example.",
         arguments=(
-            _TASK_TYPE,
-            _model("model folder"),
+            TASK_TYPE,
+            model("model folder"),
             Argument(
                 name="data",
                 help="what to predict, or a Parquet, CSV, JSON-lines or Arrow file with text or images",
-                metavar=_DATASET,
+                metavar=DATASET,
                 read=dataset_or_file,
                 required=True,
             ),
@@ -325,7 +256,7 @@ COMMANDS: tuple[Command, ...] = (
         name="verify",
         help="Check a merged model: finite weights, what moved, tokenizer, one forward pass.",
         arguments=(
-            _model("model folder"),
+            model("model folder"),
             Argument(
                 name="base",
                 help="compare with this model (default: the base that its merge.json names)",
@@ -333,8 +264,10 @@ COMMANDS: tuple[Command, ...] = (
             ),
         ),
         run=_verify,
-        epilog="example:\n  merging verify --model merged",
+        leading="model",
+        epilog="example:\n  merging verify merged",
     ),
+    merge_commands.PUSH,
     Command(
         name="report",
         help="Make a table of evaluations: Markdown, LaTeX, CSV, and a plot.",
@@ -348,7 +281,7 @@ COMMANDS: tuple[Command, ...] = (
                 many=True,
                 required=True,
             ),
-            _OUT,
+            OUT,
         ),
         run=_report,
         options=_table_options,
@@ -356,7 +289,21 @@ COMMANDS: tuple[Command, ...] = (
     ),
 )
 
-_METHODS_HELP = "Explain the merge methods: `merging methods` all of them, `merging methods NAME` one."
+_EXPLAINED = {
+    "methods": (
+        "Explain the merge methods: `merging methods` all of them, `merging methods NAME` one.",
+        methods.names,
+        explain.overview,
+        explain.method,
+    ),
+    "statistics": (
+        "Explain what `merging hessian` estimates, and for which inputs of a merge.",
+        hessians.names,
+        explain.estimators,
+        explain.estimator,
+    ),
+}
+"""What explains the members of a registry: help, names, all of them, one of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -377,15 +324,15 @@ def _main(words: list[str]) -> int:
         write(_help())
         return 0
     name, *rest = words
-    if name == "methods":
-        return _methods(rest)
+    if name in _EXPLAINED:
+        return _explain(name, rest)
     commands = {command.name: command for command in COMMANDS}
     if name not in commands:
-        raise OptionError(f"merging: {unknown('command', name, [*commands, 'methods'])}")
+        raise OptionError(f"merging: {unknown('command', name, [*commands, *_EXPLAINED])}")
     command = commands[name]
     if name == "merge":
         file, rest = mergekit.split_file(rest)
-        command = command if file is None else mergekit.command(file, _OUT)
+        command = command if file is None else merge_commands.from_mergekit(file)
     values = parse(command, rest)
     if "out" in values:
         _check_free(values["out"])
@@ -393,11 +340,12 @@ def _main(words: list[str]) -> int:
     return 0
 
 
-def _methods(words: list[str]) -> int:
-    parser = Parser(prog="merging methods", description=_METHODS_HELP)
-    parser.add_argument("name", nargs="?", metavar="NAME", help=f"one of {', '.join(methods.names())}")
+def _explain(command: str, words: list[str]) -> int:
+    text, names, overview, one = _EXPLAINED[command]
+    parser = Parser(prog=f"merging {command}", description=text)
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"one of {', '.join(names())}")
     name = parser.parse_args(words).name
-    write(explain.overview() if name is None else explain.method(name))
+    write(overview() if name is None else one(name))
     return 0
 
 
@@ -410,9 +358,10 @@ def _check_free(out: str) -> None:
 
 
 def _help() -> str:
-    width = max(len(command.name) for command in COMMANDS)
-    entries = [(command.name, command.help.split("\n")[0]) for command in COMMANDS]
-    lines = [f"  {name:<{width}}  {text}" for name, text in [*entries, ("methods", _METHODS_HELP)]]
+    entries = {command.name: command.help.split("\n")[0] for command in COMMANDS}
+    entries |= {name: its[0] for name, its in _EXPLAINED.items()}
+    width = max(map(len, entries))
+    lines = [f"  {name:<{width}}  {text}" for name, text in entries.items()]
     return "\n".join(
         [
             "usage: merging COMMAND [--flag value ...] [--config FILE]",
