@@ -21,6 +21,8 @@ def task_networks(
 ) -> dict[str, Any]:
     """Load one network for each task, in evaluation mode, nothing of it in training.
 
+    All of them share the parameters of one body, so that T tasks need the memory of one model and T heads.
+
     Args:
         task_type: a file in ``tasks/``.
         opened: gives configs, and with ``Policy.head`` "per_task" the heads.
@@ -36,11 +38,14 @@ def task_networks(
         network = task_module.load_model(str(opened.files_from), tensors=tensors)
         return dict.fromkeys(opened.call.tasks, network.requires_grad_(False).to(device))
     body = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
-    found = {}
+    found: dict[str, Any] = {}
+    shared: dict[str, nn.Parameter] = {}
     for task, source in sorted(opened.call.models(opened.inputs).items()):
         head = {name: source.read(name).float() for name in source.tensors if is_head(name)}
         network = task_module.load_model(str(opened.heads_from[task]), tensors=body | head)
-        found[task] = network.requires_grad_(False).to(device)
+        share_parameters(network.requires_grad_(False), shared)
+        found[task] = network.to(device)
+        shared = shared or {name: its for name, its in network.named_parameters() if not is_head(name)}
     return found
 
 

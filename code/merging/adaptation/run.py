@@ -138,11 +138,9 @@ class Learner:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tensors, vectors = keep_task_vectors(opened.call, opened.plan, opened.inputs)
         self._networks = task_networks(task_type, opened, tensors, self._device)
-        names = {
-            task: stored_names(network, {name: tensors[name] for name in vectors})
-            for task, network in self._networks.items()
-        }
-        used = sorted(set().union(*(its.values() for its in names.values())))
+        first = next(iter(self._networks.values()))
+        names = stored_names(first, {name: tensors[name] for name in vectors})
+        used = sorted(set(names.values()))
         place = self._device if self._has_room(vectors) else torch.device("cpu")
         self.coefficients = Coefficients(
             {name: tensors[name].to(self._device) for name in used},
@@ -150,9 +148,9 @@ class Learner:
             opened.call.tasks,
             options,
         )
-        for task, network in self._networks.items():
-            leaves = self.coefficients.leaves
-            share_parameters(network, {name: leaves[stored] for name, stored in names[task].items()})
+        leaves = {name: self.coefficients.leaves[stored] for name, stored in names.items()}
+        for network in dict.fromkeys(self._networks.values()):
+            share_parameters(network, leaves)
         self.monitor = CollapseMonitor(window=options.monitor_steps, share=options.collapse)
         self.curve: list[dict[str, Any]] = []
         """By step: the mean entropy of each task, before the step."""

@@ -16,7 +16,7 @@ from merging import tasks
 from merging.adaptation import wemoe_files
 from merging.adaptation.batches import Inputs
 from merging.adaptation.entropy import mean_entropy
-from merging.adaptation.networks import share_parameters, stored_names, task_networks
+from merging.adaptation.networks import task_networks
 from merging.adaptation.options import WemoeOptions, check_unlabelled
 from merging.adaptation.run import keep_task_vectors
 from merging.adaptation.wemoe import Gate, find_mlps, upscale, width_of
@@ -79,7 +79,7 @@ def upscale_and_learn(
     merged |= {name: merged[kept] for name, kept in opened.plan.tied.items()}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = task_networks(task_type, opened, merged, device)
-    gates, used = _put_gates(networks, merged, vectors, parsed, seed, device)
+    gates, used = _put_gates(networks, vectors, parsed, seed, device)
     task = tasks.load(task_type)
     assert opened.files_from is not None
     processor = task.load_processor(model=str(opened.files_from))
@@ -109,22 +109,17 @@ def upscale_and_learn(
 
 def _put_gates(
     networks: Mapping[str, Any],
-    merged: Mapping[str, Tensor],
     vectors: Mapping[str, Tensor],
     options: WemoeOptions,
     seed: int,
     device: torch.device,
 ) -> tuple[dict[str, Gate], dict[str, Tensor]]:
-    """Give all networks one body, one set of gates and one set of task vectors.
+    """Give all networks one set of gates and one set of task vectors.
 
     Returns:
         Gates in the order of the MLPs, and task vectors by name in the model's files.
     """
     first = next(iter(networks.values()))
-    shared = {
-        name: first.get_parameter(name)
-        for name in stored_names(first, {name: its for name, its in merged.items() if name in vectors})
-    }
     num_tasks = len(networks)
     gates, experts, used = {}, {}, {}
     for number, mlp in enumerate(find_mlps(first)):
@@ -140,8 +135,6 @@ def _put_gates(
             used[stored] = vectors[stored]
             experts[name] = vectors[stored].to(device)
     for network in dict.fromkeys(networks.values()):
-        if network is not first:
-            share_parameters(network, shared)
         upscale(network, experts, gates, options, offset=options.initial)
     return gates, used
 

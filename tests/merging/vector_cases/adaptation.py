@@ -16,7 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PREFIXES = ("adamerging", "surgery", "wemoe")
-ACTIVATIONS = {"GELU": nn.GELU, "ReLU": nn.ReLU, "Tanh": nn.Tanh, "SiLU": nn.SiLU}
+
+
+class QuickGELU(nn.Module):
+    """CLIP's approximation of GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.702 * x).sigmoid()
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "GELU": nn.GELU,
+    "QuickGELU": QuickGELU,
+    "ReLU": nn.ReLU,
+    "Tanh": nn.Tanh,
+    "SiLU": nn.SiLU,
+}
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:
