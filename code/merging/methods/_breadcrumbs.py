@@ -28,6 +28,8 @@ class CrumbOptions(Combination):
     """Share of the elements of largest magnitude that is masked out; fewer if density + gamma > 1."""
     rescale: Literal["none", "l1"] = "none"
     """"l1" gives what is kept the L1 norm that the parameter's task vector had before."""
+    parity: bool = False
+    """Keep nothing of a parameter that has no outliers, as mergekit does by mistake."""
 
     def check(self, owner: str) -> None:
         """Refuse values that are out of range."""
@@ -58,7 +60,7 @@ def measure_crumbs(pieces: Pieces, options: CrumbOptions) -> Measure:
     tasks = tasks_of(pieces)
     gammas = per_task("gamma", options.gamma, tasks)
     counts = {
-        task: _num_outliers_and_kept(total, density, gammas[task])
+        task: _num_outliers_and_kept(total, density, gammas[task], parity=options.parity)
         for task, density in per_task("density", options.density, tasks).items()
     }
     cuts = largest(pieces, {task: its for task, its in counts.items() if its is not None})
@@ -86,13 +88,15 @@ def crumbs(
     return vector_of
 
 
-def _num_outliers_and_kept(total: int, density: float, gamma: float) -> tuple[int, int] | None:
+def _num_outliers_and_kept(
+    total: int, density: float, gamma: float, *, parity: bool
+) -> tuple[int, int] | None:
     """How many of the largest elements are outliers, and how many are outliers or kept; None: no mask."""
     if density == 1:
         return None
     num_kept, num_outliers = int(density * total), int(gamma * total)
     num_outliers -= max(num_outliers + num_kept - total, 0)
-    return num_outliers, num_outliers + num_kept
+    return num_outliers, 0 if parity and not num_outliers else num_outliers + num_kept
 
 
 def _mask(vector: Tensor, outliers: Cut, kept: Cut, start: int) -> Tensor:

@@ -8,7 +8,7 @@ int(density n) are kept, and the rest is masked out; of equal magnitudes, earlie
 Numbers are those of one parameter.
 
 Special cases, tested: density 1 is task arithmetic; a parameter with fewer than 1/gamma elements has no
-outliers and loses only its smallest elements (the reference drops all of it).
+outliers and loses only its smallest elements (mergekit drops all of it, as ``parity`` does).
 """
 
 from __future__ import annotations

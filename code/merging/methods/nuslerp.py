@@ -4,8 +4,8 @@
 
 x_t is theta_t, or theta_t - theta_0 with ``relative_to_base``; a is the angle between x_1 and x_2: of the
 whole parameter, or one for each slice along the last or the first axis of the tensor as it is stored. Per
-parameter or slice, never per model. Where sin a is below 1e-8 the interpolation is linear; norms below 1e-7
-count as 1e-7.
+parameter or slice, never per model. Where sin a is below 1e-8, or the two are opposite up to the rounding of
+float32, the interpolation is linear: there is no shortest arc. Norms below 1e-7 count as 1e-7.
 
 Special cases, tested: a weight of 0 returns the other model; weights that cancel give t = 1/2; slices of a
 vector are the vector.
@@ -31,6 +31,7 @@ NUM_MODELS = (2, 2)
 _SMALLEST_NORM = 1e-7
 _SMALLEST_SINE = 1e-8
 _SMALLEST_SUM = 1e-6
+_OPPOSITE = 1e-6  # 1 + cosine, below which sin a is nothing but rounding; slices of one element are parallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,8 @@ def merge(
     if cosine is None:
         square_one, square_two, inner = _products(one, two, axis=-1)
         cosine = _cosine(square_one, square_two, inner)
-    is_linear = (1.0 - cosine * cosine).clamp(min=0.0).sqrt() < _SMALLEST_SINE
+    sine = (1.0 - cosine * cosine).clamp(min=0.0).sqrt()
+    is_linear = (sine < _SMALLEST_SINE) | (1.0 + cosine < _OPPOSITE)
     first, second = spherical(_t(options, models), cosine, is_linear)
     if watch is not None:
         for task, weights in zip(sorted(models), (first, second), strict=True):

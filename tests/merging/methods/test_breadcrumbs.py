@@ -49,6 +49,11 @@ def test_what_is_kept(density: float, gamma: float, kept: set[int]) -> None:
     assert left == [value if abs(value) in kept else 0.0 for value in MODEL]
 
 
+def test_parity_drops_what_has_no_outliers() -> None:
+    assert single(MODEL, density=0.5, gamma=0.01, parity=True) == [0.0] * len(MODEL)
+    assert single(MODEL, density=0.5, gamma=0.2, parity=True) == single(MODEL, density=0.5, gamma=0.2)
+
+
 def test_equal_magnitudes() -> None:
     """Exactly as many as asked for; earlier ones count as larger."""
     assert single([1.0, -1.0, 1.0, 1.0], density=0.5, gamma=0.25) == [0.0, -1.0, 1.0, 0.0]

@@ -93,3 +93,12 @@ def test_colinear_and_empty_slices_are_finite(axis: str, run: Run) -> None:
     assert not merged[:, 1].any()
     if axis == "last":
         assert merged[0, 0] == 1.5
+
+
+@pytest.mark.parametrize("axis", ["all", "first"])
+def test_opposite_numbers_are_interpolated_linearly(axis: str, run: Run) -> None:
+    """sin a is nothing but rounding, which dividing by it would blow up."""
+    a = torch.tensor([[0.66895, -0.3, 0.7, 1.1]]) if axis == "first" else torch.tensor([[0.66895]])
+    b = -0.1053 * a
+    merged = run("nuslerp", {"models": {"a": a, "b": b}}, weights=WEIGHTS, axis=axis)
+    assert_close(merged, 0.75 * a + 0.25 * b)

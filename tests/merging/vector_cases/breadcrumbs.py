@@ -20,6 +20,7 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
             "weights": dict(zip(sorted(models, key=int), map(float, params["weights"]), strict=True)),
             "normalize": params["normalize"],
             "rescale": "l1" if params["rescale"] else "none",
+            "parity": True,
         },
         base=case.groups["in/theta0"],
         models=models,

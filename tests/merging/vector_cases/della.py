@@ -27,7 +27,8 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
             method=params["method"],
             options={
                 "density": float(params["density"]),
-                "epsilon": float(params["epsilon"]),
+                # with density 1 mergekit keeps everything, whatever epsilon
+                "epsilon": float(params["epsilon"]) if params["density"] < 1 else 0.0,
                 "scaling_factor": float(params["lambda_"]),
                 "weights": dict(zip(sorted(models, key=int), map(float, params["weights"]), strict=True)),
                 "normalize": params["normalize"],

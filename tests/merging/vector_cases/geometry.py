@@ -15,6 +15,7 @@ TAKEN = {  # what a case may say -> options of the same or another name
     "karcher": ("max_iter", "tol"),
     "model_stock": ("filter_wise",),
 }
+NUMBERS = ("t", "dot_threshold", "eps", "tol")  # JSON writes 0.0 and 0 alike
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:
@@ -23,6 +24,7 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
     tasks = sorted(models, key=int)
     base = case.groups.get("in/theta0")
     options = {RENAMED.get(key, key): case.params[key] for key in TAKEN[method] if key in case.params}
+    options |= {key: float(options[key]) for key in NUMBERS if key in options}
     if method == "slerp":
         base, models = models["1"], {"2": models["2"]}
     elif method == "nuslerp":
