@@ -6,7 +6,7 @@ import pytest
 from merging.errors import OptionError
 from sisyphus import tk
 
-from recipe.adapt import AdaMergingJob
+from recipe.adapt import AdaMergingJob, SurgeryJob, WemoeJob
 
 DATA = {"data": tk.Path("data"), "split": "validation", "shuffle_seed": 0}
 ADAPT: dict[str, Any] = {
@@ -36,3 +36,14 @@ def test_mistakes_are_found_at_once(wrong: dict[str, Any], message: str) -> None
     assert "model/adaptation.json" in str(job.out_record)
     with pytest.raises(OptionError, match=message):
         AdaMergingJob(**{**ADAPT, **wrong})
+
+
+def test_so_it_is_with_surgery_and_wemoe() -> None:
+    surgery = {key: ADAPT[key] for key in ("task_type", "models", "data", "seed")}
+    surgery |= {"model": tk.Path("merged"), "options": {"rank": 4}}
+    assert str(SurgeryJob(**surgery).out_model).endswith("model")
+    assert str(WemoeJob(**ADAPT).out_model).endswith("model")
+    with pytest.raises(OptionError, match="surgery: rank must be 1 or more, got 0"):
+        SurgeryJob(**{**surgery, "options": {"rank": 0}})
+    with pytest.raises(OptionError, match="WemoeJob: depth must be"):
+        WemoeJob(**{**ADAPT, "options": {"depth": 3}})

@@ -23,6 +23,7 @@ from merging.adaptation.batches import Inputs
 from merging.adaptation.entropy import CollapseMonitor, marginal, mean_entropy
 from merging.adaptation.networks import share_parameters, stored_names, task_networks
 from merging.adaptation.options import AdaMergingOptions, check_unlabelled
+from merging.adaptation.progress import Progress
 from merging.data import splits
 from merging.errors import OptionError
 from merging.options import check_seed, parse
@@ -32,8 +33,6 @@ from merging.streaming import Call, OpenMerge, check_output, open_merge
 from merging.tensor_plan import Plan
 
 RECORD_NAME = "adaptation.json"
-
-_PROGRESS_INTERVAL_S = 1.0
 
 
 def adapt(
@@ -91,7 +90,12 @@ def adapt(
         )
     inputs = _inputs(task_type, opened, data, parsed, seed)
     learner = Learner(task_type, opened, inputs, parsed)
-    _learn(learner, parsed.num_steps, progress)
+    report = Progress(progress, num_steps=parsed.num_steps)
+    for _ in range(parsed.num_steps):
+        goes_on = learner.step()
+        report.advance(sum(learner.curve[-1]["entropies"].values()))
+        if not goes_on:
+            break
     learned = parsed.method_options(learner.scaling_factor())
     record = {
         "method": parsed.method,
@@ -270,23 +274,3 @@ def _inputs(
         )
         for name, dataset in sorted(data.items())
     }
-
-
-def _learn(learner: Learner, num_steps: int, progress: str | os.PathLike[str] | None) -> None:
-    """Go on until all steps are done or a task has collapsed, and say how far it is."""
-    started = written = time.monotonic()
-    for done in range(1, num_steps + 1):
-        goes_on = learner.step()
-        now = time.monotonic()
-        if progress is not None and (now - written >= _PROGRESS_INTERVAL_S or done == num_steps):
-            written = now
-            line = {
-                "step": done,
-                "total_steps": num_steps,
-                "entropy": sum(learner.curve[-1]["entropies"].values()),
-                "seconds_left": round((num_steps - done) * (now - started) / done, 1),
-            }
-            with Path(progress).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
-        if not goes_on:
-            return

@@ -15,6 +15,7 @@ from merging import heads, tasks
 from merging.adaptation import attachments, surgery
 from merging.adaptation.batches import Inputs
 from merging.adaptation.options import SurgeryOptions, check_unlabelled
+from merging.adaptation.progress import Progress
 from merging.adaptation.surgery import Surgery, SurgeryTraining
 from merging.checkpoints import check_disk_space, open_checkpoint
 from merging.data import splits
@@ -32,6 +33,7 @@ def operate(
     options: Mapping[str, Any],
     seed: int,
     out: str | os.PathLike[str],
+    progress: str | os.PathLike[str] | None = None,
 ) -> None:
     """Learn a correction of each task's features, and publish the merged model with all of them.
 
@@ -47,6 +49,7 @@ def operate(
         options: fields of :class:`merging.adaptation.options.SurgeryOptions`.
         seed: of the batches, and of where the corrections start.
         out: model folder to publish: a copy of ``model`` with ``surgery.safetensors`` and ``surgery.json``.
+        progress: file to which a JSON line is added every second; its steps are those of all tasks together.
 
     Raises:
         MergingError: its subclasses, before compute where that is possible.
@@ -57,9 +60,10 @@ def operate(
     check_output(Path(out), {"model": Path(model)} | {task: Path(its) for task, its in models.items()})
     modules: dict[str, Surgery] = {}
     curve = {}
+    report = Progress(progress, num_steps=parsed.num_steps * len(models))
     for task in sorted(models):
         modules[task], curve[task] = _operate_on(
-            task, task_type, str(model), str(models[task]), data[task], parsed, seed
+            task, task_type, str(model), str(models[task]), data[task], parsed, seed, report
         )
     record = {
         "settings": dataclasses.asdict(parsed),
@@ -76,7 +80,14 @@ def operate(
 
 
 def _operate_on(
-    name: str, task_type: str, merged: str, individual: str, dataset: Any, options: SurgeryOptions, seed: int
+    name: str,
+    task_type: str,
+    merged: str,
+    individual: str,
+    dataset: Any,
+    options: SurgeryOptions,
+    seed: int,
+    report: Progress,
 ) -> tuple[Surgery, list[float]]:
     """The correction of one task, and the mean distance of features in each round."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,5 +126,6 @@ def _operate_on(
                 training = SurgeryTraining({name: start.to(device)}, options)
             distances.append(training.step(name, features[0], features[1], mask))
         curve.append(sum(distances) / len(distances))
+        report.advance(curve[-1])
     assert training is not None, "num_steps is 1 or more"
     return training.modules[name], curve

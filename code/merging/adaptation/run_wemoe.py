@@ -18,6 +18,7 @@ from merging.adaptation.batches import Inputs
 from merging.adaptation.entropy import mean_entropy
 from merging.adaptation.networks import task_networks
 from merging.adaptation.options import WemoeOptions, check_unlabelled
+from merging.adaptation.progress import Progress
 from merging.adaptation.run import keep_task_vectors
 from merging.adaptation.wemoe import Gate, find_mlps, upscale, width_of
 from merging.data import splits
@@ -37,6 +38,7 @@ def upscale_and_learn(
     out: str | os.PathLike[str],
     policy: Mapping[str, Any] | None = None,
     output: Mapping[str, Any] | None = None,
+    progress: str | os.PathLike[str] | None = None,
 ) -> None:
     """Train gates on unlabelled inputs, and publish task arithmetic's model with gates and task vectors.
 
@@ -54,6 +56,7 @@ def upscale_and_learn(
         out: model folder to publish, with ``wemoe.safetensors`` and ``wemoe.json``.
         policy: fields of ``merging.policy.Policy``; ``head`` is "per_task" unless it says otherwise.
         output: fields of ``merging.output_options.OutputOptions``.
+        progress: file to which a JSON line is added every second.
 
     Raises:
         MergingError: its subclasses, before compute where that is possible.
@@ -95,7 +98,8 @@ def upscale_and_learn(
         )
         for name, dataset in sorted(data.items())
     }
-    curve = _learn(networks, gates, inputs, task, parsed, device)
+    report = Progress(progress, num_steps=parsed.num_steps)
+    curve = _learn(networks, gates, inputs, task, parsed, device, report)
     record = {
         "tasks": list(opened.call.tasks),
         "settings": dataclasses.asdict(parsed),
@@ -146,6 +150,7 @@ def _learn(
     task: Any,
     options: WemoeOptions,
     device: torch.device,
+    report: Progress,
 ) -> list[dict[str, float]]:
     """Minimise the entropy of predictions; returns that of each task, step by step."""
     parameters = [its for gate in gates.values() for its in gate.parameters()]
@@ -169,4 +174,5 @@ def _learn(
             )
         optimizer.step()
         curve.append(entropies)
+        report.advance(sum(entropies.values()))
     return curve

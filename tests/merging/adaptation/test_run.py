@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from merging import heads, tasks
+from merging import heads, progress, tasks
 from merging.adaptation.entropy import mean_entropy
 from merging.adaptation.run import adapt
 from merging.data import encoded
@@ -96,6 +96,14 @@ def test_the_curve_begins_with_the_entropy_of_task_arithmetic(
     with torch.no_grad():
         entropy = float(mean_entropy(task.scores(network, batch)))
     assert record["curve"][0]["entropies"]["many"] == pytest.approx(entropy, rel=1e-4)
+
+
+def test_progress_can_be_read(call: dict[str, Any], folders: Mapping[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "progress.jsonl"
+    adapt(**call, base=folders["base"], options=OPTIONS, out=tmp_path / "out", progress=file)
+    entry = progress.last(file)
+    assert progress.fraction(entry) == 1.0
+    assert "step 6/6, loss" in str(progress.describe(entry))
 
 
 def test_the_seed_decides(run: Adapt) -> None:
