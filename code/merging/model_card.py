@@ -172,13 +172,11 @@ def _common_licence(models: Sequence[_Input]) -> Mapping[str, str]:
 
 
 def _opening(record: Mapping[str, Any], models: Sequence[_Input]) -> str:
-    count = len(models) - ("base" in record["sources"])
-    what = "adapters" if "result" in record else "models" if count != 1 else "model"
-    text = (
-        f"Made of {count} {what}{' and their base' if 'base' in record['sources'] else ''}, without training"
-    )
-    package = record["versions"].get("model-merging")
-    text += f", by model-merging {package}." if package else "."
+    has_base = "base" in record["sources"]
+    count = len(models) - has_base
+    what = ("adapter" if "result" in record else "model") + "s" * (count != 1)
+    version = record["versions"]["model-merging"]
+    text = f"Made of {count} {what}{' and the base' * has_base} by model-merging {version}."
     numbers = record.get("num_parameters", {})
     if numbers.get("merged"):
         rest = sum(its for kind, its in numbers.items() if kind != "merged")
@@ -205,9 +203,7 @@ def _inputs(sources: Mapping[str, Any], models: Sequence[_Input]) -> Iterator[st
     yield "| --- | --- | --- | --- |"
     named = "mergekit" not in sources  # there, labels are places
     for its in models:
-        model = (
-            f"[{its.hub}](https://huggingface.co/{its.hub})" if its.hub else f"`{its.name}`, a local folder"
-        )
+        model = f"[{its.hub}](https://huggingface.co/{its.hub})" if its.hub else f"`{its.name}`, local"
         content = f"weights {_short(its.its['weights_hash'])}"
         if "commit" in its.its:
             content = f"commit {_short(its.its['commit'])}, {content}"
