@@ -326,6 +326,8 @@ def write_checkpoint(
     produce: Callable[[Sequence[str], Callable[[str, int, Tensor], None]], None],
     *,
     max_shard_bytes: int = 5 * 10**9,
+    is_complete: Callable[[str], bool] | None = None,
+    complete: Callable[[str], None] | None = None,
 ) -> None:
     """Write the weights of a model folder, piece by piece.
 
@@ -337,16 +339,21 @@ def write_checkpoint(
         produce: called with the names of one file and a sink, computes all their tensors and gives their
             pieces (name, first element, values in the promised dtype) to the sink, from any thread.
         max_shard_bytes: above this, the weights are split as ``save_pretrained`` does.
+        is_complete: says whether a file of that name is there already; it is left as it is.
+        complete: is told the name of each file that was written, once it is.
 
     Raises:
         DiskSpaceError: the disk is too small, before anything is written, or became full.
     """
     needed = sum(info.num_bytes for info in tensors.values())
-    check_disk_space(folder, needed)
     shards = _plan_shards(tensors, max_shard_bytes)
+    left = {file: names for file, names in shards.items() if is_complete is None or not is_complete(file)}
+    check_disk_space(folder, sum(tensors[name].num_bytes for names in left.values() for name in names))
     try:
-        for file, names in shards.items():
+        for file, names in left.items():
             _write_file(folder / file, {name: tensors[name] for name in names}, produce)
+            if complete is not None:
+                complete(file)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

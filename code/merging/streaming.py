@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,18 +20,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from merging import fingerprint, methods
-from merging.checkpoints import TensorInfo, check_disk_space, write_checkpoint
+from merging.checkpoints import Checkpoint, TensorInfo, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.compute_options import ComputeOptions
 from merging.errors import CheckpointError, OptionError
 from merging.heads import is_head, write_heads
 from merging.hessians.artifact import StoredHessian
+from merging.journal import key_of
 from merging.layout import transposed_weights
 from merging.model_card import described, write_card
 from merging.options import parse
 from merging.output_options import OutputOptions
 from merging.policy import Policy
-from merging.publishing import published_folder
+from merging.publishing import resumable_folder
 from merging.schedules import Schedule
 from merging.sources import Source
 from merging.sources.adapter import AdapterSource
@@ -40,7 +41,7 @@ from merging.sources.memory import MemoryCheckpoint
 from merging.sources.opening import Model, open_model
 from merging.sources.statistics import HessianSource, MemoryStatistic, Statistic, WholeModelStatistic
 from merging.sources.stored_statistics import as_input
-from merging.tensor_merge import Sink, TensorMerge
+from merging.tensor_merge import Counted, Sink, TensorMerge
 from merging.tensor_plan import Plan, make_plan
 from merging.vocabulary.alignment import Alignment, align
 
@@ -216,6 +217,7 @@ def _arrange(
             base="base" if "base" in folders else None,
         )
     stored, scales = _open_statistics(call.statistics(extras))
+    digests.add({label: its.checkpoint for label, its in stored.items()})
     curvatures: dict[str, HessianSource | Statistic] = {
         label: as_input(its, key=_key_of(label), scale=scales[label]) for label, its in stored.items()
     }
@@ -242,7 +244,7 @@ def _arrange(
         label: {"folder": str(path), "weights_hash": hashes[label]} | _notes(checkpoints[label])
         for label, path in folders.items()
     } | {
-        label: dataclasses.asdict(hessian.record) | {"scale": scales[label]}
+        label: dataclasses.asdict(hessian.record) | {"scale": scales[label], "tensors_hash": hashes[label]}
         for label, hessian in stored.items()
     }
     return OpenMerge(
@@ -309,7 +311,11 @@ class OpenMerge:
     @cached_property
     def _merge(self) -> TensorMerge:
         return self.call.start(
-            self.plan, self._inputs, transposed=self.transposed, dtype=self._output.stored_dtype
+            self.plan,
+            self._inputs,
+            transposed=self.transposed,
+            dtype=self._output.stored_dtype,
+            compute=self._compute,
         )
 
     @property
@@ -339,8 +345,29 @@ class OpenMerge:
         """What ``merge.json`` says; complete once every tensor was computed."""
         return self.call.record(self.plan, self._merge) | {"sources": dict(self._sources)}
 
+    def _key(self) -> str:
+        """Names everything that the files of the output depend on."""
+        call = self.call
+        return key_of(
+            {
+                "method": call.method,
+                "options": [call.schedule.record(), call.schedule.given],
+                "policy": dataclasses.asdict(call.policy),
+                "tasks": call.tasks,
+                "plan": dataclasses.asdict(self.plan),
+                "transposed": sorted(self.transposed),
+                "tensors": {name: dataclasses.asdict(info) for name, info in self.infos.items()},
+                "output": dataclasses.asdict(self._output),
+                "device": self._compute.device,
+                "sources": self._sources,
+                "versions": _versions(),
+            }
+        )
+
     def write(self, out: PathLike, *, finish: Callable[[Path], None] | None = None) -> None:
         """Write the model folder, which appears complete or not at all.
+
+        A merge that was killed goes on after its last complete file when it is started again.
 
         Args:
             out: the folder to make.
@@ -349,9 +376,19 @@ class OpenMerge:
         Raises:
             DiskSpaceError: the output does not fit.
         """
-        check_disk_space(Path(out), sum(info.num_bytes for info in self.infos.values()))
-        with published_folder(out) as folder:
-            write_checkpoint(folder, self.infos, self.run, max_shard_bytes=self._output.max_shard_bytes)
+        merge = self._merge
+        with resumable_folder(out, self._key()) as journal:
+            folder = journal.folder
+            if journal.state is not None:
+                merge.counted.add(Counted.from_json(journal.state))
+            write_checkpoint(
+                folder,
+                self.infos,
+                self.run,
+                max_shard_bytes=self._output.max_shard_bytes,
+                is_complete=journal.has,
+                complete=lambda file: journal.add(file, merge.counted.as_json()),
+            )
             if self.files_from is not None:
                 _copy_files(self.files_from, folder)
             if self.heads_from is not None:
@@ -479,6 +516,7 @@ class Call:
         *,
         transposed: Collection[str] = (),
         dtype: str | None = None,
+        compute: ComputeOptions | None = None,
     ) -> TensorMerge:
         """Begin the merge; the last arguments are those of ``TensorMerge``."""
         template = self.template(inputs)
@@ -501,12 +539,11 @@ class Call:
             label_rows=self.policy.label_rows,
             transposed=transposed,
             dtype=dtype,
+            compute=compute,
         )
 
     def record(self, plan: Plan, merge: TensorMerge) -> dict[str, Any]:
         """What ``merge.json`` says, but for the sources; for a merge that gave every tensor."""
-        from importlib.metadata import version
-
         tensors = dataclasses.asdict(plan)
         num_elements = {name: info.num_elements for name, info in merge.infos.items()}
         num_parameters = {kind: sum(num_elements[name] for name in names) for kind, names in tensors.items()}
@@ -517,10 +554,7 @@ class Call:
             "tasks": list(self.tasks),
             "num_parameters": num_parameters,
             "tensors": tensors,
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("model-merging", "torch")},
-            },
+            "versions": _versions(),
         }
         counted = merge.counted
         if any("hessian" in key for key in methods.inputs(self.method)):
@@ -645,19 +679,31 @@ def _check_model(label: str, hessian: StoredHessian, hashes: Mapping[str, str]) 
 
 
 class _Digests:
-    """Names of the content of models, taken on another thread while this one imports torch."""
+    """Names of the content of inputs, taken on another thread while this one imports torch."""
 
-    def __init__(self, models: Mapping[str, Model]) -> None:
-        self._models = models
+    def __init__(self, sources: Mapping[str, Model | Checkpoint]) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._futures: dict[str, Future[str]] = {}
+        self.add(sources)
 
     def __enter__(self) -> _Digests:
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._futures = {label: self._pool.submit(its.digest) for label, its in self._models.items()}
         return self
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
+    def add(self, sources: Mapping[str, Model | Checkpoint]) -> None:
+        """Begin with more inputs, by label."""
+        self._futures |= {label: self._pool.submit(its.digest) for label, its in sources.items()}
+
     def wait(self) -> dict[str, str]:
         """Every digest by label."""
         return {label: future.result() for label, future in self._futures.items()}
+
+
+def _versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    from importlib.metadata import version
+
+    packages = {package: version(package) for package in ("model-merging", "torch")}
+    return {"python": platform.python_version(), **packages}

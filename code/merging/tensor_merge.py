@@ -172,6 +172,21 @@ class Counted:
         for name, values in other.reports.items():
             self.reports.setdefault(name, {}).update(values)
 
+    def as_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "num_without_curvature": self.num_without_curvature,
+            "weights": {task: list(ends) for task, ends in self.weights.by_task.items()},
+            "reports": self.reports,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Counted:
+        """What ``as_json`` gave."""
+        counted = cls(stored["num_without_curvature"], reports=stored["reports"])
+        counted.weights.by_task = {task: (low, high) for task, (low, high) in stored["weights"].items()}
+        return counted
+
 
 class TensorMerge:
     """One merge in progress: gives the output piece by piece, and counts on the way."""

@@ -358,25 +358,87 @@ def test_refuses_to_replace_anything_else(setup: Setup, out: Path) -> None:
     assert (out / "thesis.tex").exists()
 
 
-def test_a_killed_merge_leaves_no_folder(setup: Setup, out: Path) -> None:
-    script = (
-        "import os, signal, sys\n"
-        "from merging.methods import average\n"
-        "from merging.streaming import merge_checkpoints\n"
-        "merge, calls = average.merge, []\n"
-        "def killed(models, options):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return merge(models, options)\n"
-        "average.merge = killed\n"
-        "base, a, b, out = sys.argv[1:]\n"
-        "call = {'method': 'average', 'options': {}, 'models': {'a': a, 'b': b}, 'extras': {}}\n"
-        "merge_checkpoints(**call, base=base, out=out)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, *map(str, setup.folders.values()), str(out)])
-    assert done.returncode == -signal.SIGKILL
+KILLED = """
+import os, signal, sys
+from merging.methods import fisher
+from merging.streaming import merge_checkpoints
+merge, calls, last = fisher.merge, [], int(sys.argv[1])
+def killed(models, hessians, options, summary, watch=None):
+    calls.append(1)
+    if len(calls) == last: os.kill(os.getpid(), signal.SIGKILL)
+    return merge(models, hessians, options, summary, watch)
+fisher.merge = killed
+base, a, b, h_a, h_b, out = sys.argv[2:]
+merge_checkpoints(
+    method="fisher", options={}, base=base, models={"a": a, "b": b}, out=out,
+    extras={"hessians": {"a": h_a, "b": h_b}}, output={"max_shard_size": "60B"}, compute={"num_threads": 1},
+)
+"""
+
+
+@pytest.fixture
+def killed(setup: Setup, out: Path) -> Callable[[int], dict[str, Any]]:
+    """``killed(n)``: merge in a process that is killed at the n-th parameter; gives the call."""
+
+    def run(last: int) -> dict[str, Any]:
+        folders = [*setup.folders.values(), *(setup.hessians[task] for task in TASKS), out]
+        done = subprocess.run([sys.executable, "-c", KILLED, str(last), *map(str, folders)])
+        assert done.returncode == -signal.SIGKILL
+        return setup.on_disk("fisher") | {"output": {"max_shard_size": "60B"}}
+
+    return run
+
+
+def test_a_killed_merge_leaves_no_folder(killed: Callable[[int], Any], out: Path) -> None:
+    killed(4)
     assert not out.exists()
     assert not [path for path in out.parent.glob("[!.]*") if (path / "merge.json").exists()]
+    assert [path.name for path in out.parent.glob(".*")] == [".out.partial"]
+    assert not list((out.parent / ".out.partial").glob("merge.json"))
+
+
+@pytest.mark.parametrize("last", [1, 4, 6])
+def test_a_killed_merge_goes_on(
+    killed: Callable[[int], Any], out: Path, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Complete files are used again; the result, the record with what was counted included, is the same."""
+    call = killed(last)
+    undisturbed = out.parent / "undisturbed"
+    merge_checkpoints(**call, out=undisturbed)
+    merge, calls = methods.load("fisher").merge, []
+
+    def counted(models: Any, hessians: Any, options: Any, summary: Any, watch: Any = None) -> Tensor:
+        calls.append(1)
+        return merge(models, hessians, options, summary, watch)
+
+    monkeypatch.setattr(methods.load("fisher"), "merge", counted)
+    merge_checkpoints(**call, out=out)
+    assert len(calls) == len(record(out)["tensors"]["merged"]) - (last - 1)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in undisturbed.iterdir()
+    }
+    assert not list(out.parent.glob(".*"))
+
+
+def test_another_merge_does_not_go_on_with_the_leftovers(killed: Callable[[int], Any], out: Path) -> None:
+    call = killed(4) | {"options": {"floor": 0.5}}
+    undisturbed = out.parent / "undisturbed"
+    merge_checkpoints(**call, out=undisturbed)
+    merge_checkpoints(**call, out=out)
+    merged, expected = read(out), read(undisturbed)
+    assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_merge_of_other_weights_does_not_go_on(
+    killed: Callable[[int], Any], setup: Setup, out: Path, write_model: WriteModel
+) -> None:
+    call = killed(4)
+    shutil.rmtree(setup.folders["base"])
+    write_model("base", {name: its + 1 for name, its in setup.tensors["base"].items()})
+    merge_checkpoints(**call, out=out)
+    undisturbed = out.parent / "undisturbed"
+    merge_checkpoints(**call, out=undisturbed)
+    assert record(out)["sources"] == record(undisturbed)["sources"]
 
 
 def test_an_error_leaves_nothing(setup: Setup, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
