@@ -185,7 +185,9 @@ def upscale(
         batch_first: whether MLPs get (B, R, width), not (R, B, width).
     """
     shared = _Pass()
-    for mlp in find_mlps(network):
+    mlps = find_mlps(network)
+    network.add_module("wemoe_gates", nn.ModuleList(gates.values()))  # so that they move with the network
+    for mlp in mlps:
         if mlp.entry not in gates:
             continue
         for name in mlp.linears:

@@ -105,6 +105,36 @@ def test_padding_and_neighbours_do_not_change_a_prediction(num_tasks: int) -> No
     assert not torch.allclose(scores(batch, batch_reduce=True)[1:2], scores(alone), atol=1e-3)
 
 
+@pytest.mark.parametrize("num_tasks", [2, 9])
+def test_gates_and_experts_move_with_their_network(num_tasks: int) -> None:
+    """To another dtype here, to another device elsewhere."""
+    network = architecture("vit")
+    gates = {mlp.entry: Gate(8, num_tasks, 2, initial=0.3, seed=[0]) for mlp in find_mlps(network)}
+    upscale(network, vectors_of(network, num_tasks), gates, WemoeOptions())
+    pixels = inputs_of("vit")["pixel_values"]
+    with torch.no_grad():
+        single = network(pixel_values=pixels).logits
+        double = network.double()(pixel_values=pixels.double()).logits
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_may_come_first() -> None:
+    def network(batch_first: bool) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            made = nn.ModuleDict({"mlp": nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4))})
+        gate = Gate(4, 2, 1, initial=0.3, seed=[0])
+        gate.fc2.weight.data.mul_(100)
+        upscale(made, vectors_of(made, 2), {"mlp": gate}, WemoeOptions(), batch_first=batch_first)
+        return made["mlp"]
+
+    x = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    expected = network(True)(x).transpose(0, 1)
+    torch.testing.assert_close(network(False)(x.transpose(0, 1)), expected)
+    assert not torch.allclose(network(True)(x.transpose(0, 1)), expected, atol=1e-3)
+
+
 def test_gates_start_near_their_initial_value() -> None:
     for depth in (0, 1, 2):
         gate = Gate(16, 3, depth, initial=0.3, seed=[7])
