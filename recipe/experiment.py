@@ -15,6 +15,15 @@ from recipe.report import ReportJob
 from recipe.sweep import EvaluateMergeJob
 from recipe.train import TrainJob
 
+ESTIMATORS = {
+    "grams": "gram",
+    "factors": "kfac_mc",
+    "base_factors": "kfac_mc",
+    "blocks": "block_mc",
+    "mask_fishers": "mask_nodes",
+}
+"""What estimates the statistics of an input; diagonal Hessians have several estimators to choose from."""
+
 Row = dict[str, Any]
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -105,18 +114,30 @@ class Experiment:
     def merge_arguments(
         self, method: str, options: Mapping[str, Any], seed: int, *, estimator: str = "fisher_mc"
     ) -> dict[str, Any]:
-        """Arguments of a merge of all task models; Hessians are estimated where the method asks for them."""
-        from merging.methods import inputs as needed_by
+        """Arguments of a merge of all task models; statistics are estimated where the method needs them.
 
-        inputs = {
-            "base": self.base_model(seed),
-            "models": {task: self.task_model(task, seed) for task in self.tasks},
-        }
-        if "hessians" in needed_by(method):
-            inputs["hessians"] = {task: self.hessian_of(task, seed, estimator) for task in self.tasks}
-        if "base_hessian" in needed_by(method):
-            inputs["base_hessian"] = self.hessian_of(None, seed, estimator)
-        return merge_arguments(method, options, **inputs)
+        ``estimator`` is that of diagonal Hessians; of other statistics there is one each (``ESTIMATORS``).
+        """
+        from merging import methods
+
+        schedule = methods.read_options(method, options)
+        statistics: dict[str, Any] = {}
+        for key in methods.required_inputs(method, schedule.common):
+            if methods.is_model(key):
+                continue
+            name = ESTIMATORS.get(key, estimator)
+            statistics[key] = (
+                {task: self.hessian_of(task, seed, name) for task in self.tasks}
+                if methods.is_by_task(key)
+                else self.hessian_of(None, seed, name)
+            )
+        return merge_arguments(
+            method,
+            options,
+            base=self.base_model(seed),
+            models={task: self.task_model(task, seed) for task in self.tasks},
+            **statistics,
+        )
 
     def references(self, seed: int) -> list[Row]:
         """Rows of what merging is compared with: the base, each task's own model, and the multitask model."""

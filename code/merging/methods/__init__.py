@@ -84,6 +84,15 @@ def inputs(name: str) -> tuple[str, ...]:
     return tuple(key for key in inspect.signature(load(name).merge).parameters if key not in _NOT_INPUTS)
 
 
+def read_options(name: str, options: Mapping[str, Any]) -> Schedule:
+    """Check a method's options alone.
+
+    Raises:
+        OptionError: unknown method, unknown or wrong option.
+    """
+    return Schedule(load(name).Options, options, owner=name)
+
+
 def required_inputs(name: str, options: Any) -> tuple[str, ...]:
     """What a method cannot do without, with these ``Options``."""
     module = load(name)
@@ -136,7 +145,7 @@ def check_call(
             few or too many models.
     """
     module = load(method)
-    schedule = Schedule(module.Options, options, owner=method)
+    schedule = read_options(method, options)
     required = required_inputs(method, schedule.common)
     if "base" in required and not has_base:
         raise OptionError(f"{method}: missing base. Give the model that all others were fine-tuned from.")
