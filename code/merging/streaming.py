@@ -23,6 +23,7 @@ from merging import fingerprint, methods
 from merging.checkpoints import Checkpoint, TensorInfo, write_checkpoint
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.compute_options import ComputeOptions
+from merging.cost import Cost
 from merging.errors import CheckpointError, OptionError
 from merging.heads import is_head, write_heads
 from merging.hessians.artifact import StoredHessian
@@ -126,6 +127,7 @@ def merge_checkpoints(
     policy: Mapping[str, Any] | None = None,
     output: Mapping[str, Any] | None = None,
     compute: Mapping[str, Any] | None = None,
+    announce: Callable[[Cost], None] | None = None,
 ) -> None:
     """Merge model folders into a new one.
 
@@ -145,6 +147,7 @@ def merge_checkpoints(
         policy: fields of ``merging.policy.Policy``.
         output: fields of ``merging.output_options.OutputOptions``.
         compute: fields of ``merging.compute_options.ComputeOptions``; no part of the result.
+        announce: is told what the merge will take before it starts.
 
     Raises:
         OptionError: see ``merging.methods.check_call``.
@@ -162,6 +165,8 @@ def merge_checkpoints(
         output=output,
         compute=compute,
     )
+    if announce is not None:
+        announce(opened.cost())
     opened.write(out)
 
 
@@ -333,6 +338,10 @@ class OpenMerge:
         """Shape and dtype of every tensor of the output."""
         return self._merge.infos
 
+    def cost(self) -> Cost:
+        """Memory, disk and reading that it will take; an estimate from headers."""
+        return self._merge.cost()
+
     def tensor(self, name: str) -> Tensor:
         """One merged tensor, in the dtype of the output; see ``TensorMerge.tensor``."""
         return self._merge.tensor(name)
@@ -396,6 +405,7 @@ class OpenMerge:
             record = self.record()
             if self.alignment is not None:
                 record["vocabulary"] = self.alignment.write(folder)
+            record["estimate"] = dataclasses.asdict(self.cost())
             record["output"] = dataclasses.asdict(self._output)
             record["sources"] = described(record["sources"])
             set_dtype(folder / "config.json", self._output.dtype)

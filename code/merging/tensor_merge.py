@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from merging.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
 from merging.compute_options import ComputeOptions
+from merging.cost import PROCESS_BYTES, Cost, num_cpus
 from merging.errors import OptionError
 from merging.methods._seam import Granularity
 from merging.methods._seam import Parameter as Where
@@ -69,8 +71,14 @@ class InputPiece(Mapping[str, Any]):
     @property
     def num_bytes(self) -> int:
         """About what is held while this piece is merged: inputs, result, and as much again on the way."""
-        num_tensors = sum(len(_sources(source)) for source in self._inputs.by_key.values())
-        return 2 * (num_tensors + 1) * 4 * (self.stop - self.start)
+        num_tensors, statistics = 1, 0
+        for source in (its for given in self._inputs.by_key.values() for its in _sources(given)):
+            if isinstance(source, Statistic):
+                statistics += _statistic_bytes(source, self.parameter)
+            else:
+                num_tensors += 1
+        wide = self._inputs.template.tensors[self.parameter.name].dtype == "F64"
+        return 2 * (num_tensors * (8 if wide else 4) * (self.stop - self.start) + statistics)
 
     @property
     def options(self) -> Any:
@@ -239,6 +247,7 @@ class TensorMerge:
         """Merged tensors that no Hessian holds, such as frozen ones; they count as without curvature."""
         self._compute = compute or ComputeOptions()
         self._counting = Lock()
+        self._max_bytes = self._room()
         self._kinds = {name: kind for kind in ("copied", "heads", "buffers") for name in getattr(plan, kind)}
 
     @cached_property
@@ -377,7 +386,51 @@ class TensorMerge:
         return found
 
     def _workers(self) -> Workers:
-        return Workers(self._compute.num_threads)
+        return Workers(self._compute.num_threads, max_bytes=self._max_bytes)
+
+    def cost(self) -> Cost:
+        """Memory, disk and reading that this merge will take; from headers."""
+        sizes = sorted((piece.num_bytes for piece in self._first_pieces()), reverse=True)
+        num_threads = self._compute.num_threads or num_cpus()
+        at_once = sum(sizes[:num_threads])
+        if self._max_bytes is not None:
+            at_once = min(at_once, self._max_bytes)
+        sources = [its for given in self._inputs.by_key.values() for its in _sources(given)]
+        stored = [its.tensors for its in sources if not isinstance(its, Statistic)]
+        num_bytes = sum(
+            infos[name].num_bytes for infos in stored for name in self._plan.merged if name in infos
+        )
+        num_passes = 1 + hasattr(self._module, "summarize") + hasattr(self._module, "measure")
+        return Cost(
+            memory_bytes=PROCESS_BYTES + at_once,
+            read_bytes=num_passes * num_bytes,
+            written_bytes=sum(info.num_bytes for info in self.infos.values()),
+        )
+
+    def _first_pieces(self) -> Iterator[InputPiece]:
+        """One of each merged parameter; no other piece of it is larger."""
+        return (next(self._pieces(name)) for name in self._plan.merged)
+
+    def _room(self) -> int | None:
+        """Bytes that pieces may take at a time; None: no limit.
+
+        Raises:
+            OptionError: a piece that cannot be cut further does not fit.
+        """
+        limit = self._compute.max_memory_bytes
+        if limit is None:
+            return None
+        largest = max(self._first_pieces(), key=lambda piece: piece.num_bytes, default=None)
+        needed = PROCESS_BYTES + (0 if largest is None else largest.num_bytes)
+        if needed > limit:
+            what = "imports" if largest is None else f"{largest.parameter.name!r} {largest.parameter.shape}"
+            raise OptionError(
+                f"compute: max_memory must be at least {_mib(needed)}MiB for this merge, got "
+                f"{self._compute.max_memory!r}: {what} takes {_mib(needed - PROCESS_BYTES)} MiB at a "
+                f"time, Python and torch {_mib(PROCESS_BYTES)} MiB. Raise it, or choose a method that "
+                "merges parameters piece by piece."
+            )
+        return limit - PROCESS_BYTES
 
     def _info(self, name: str) -> TensorInfo:
         kept = self._plan.tied.get(name, name)
@@ -430,3 +483,18 @@ class TensorMerge:
 def _sources(value: Any) -> list[Any]:
     """One input of a method as a list."""
     return list(value.values()) if isinstance(value, Mapping) else [value]
+
+
+def _statistic_bytes(source: Statistic, parameter: Where) -> int:
+    """About what a statistic of one parameter takes: factors of a matrix, or the block of a vector."""
+    if parameter.name not in source.names or not parameter.shape:
+        return 0
+    sides = (
+        (parameter.shape[0], math.prod(parameter.shape[1:])) if len(parameter.shape) > 1 else parameter.shape
+    )
+    return 4 * sum(side**2 for side in sides)
+
+
+def _mib(num_bytes: int) -> int:
+    """In MiB, rounded up."""
+    return -(-num_bytes // 2**20)

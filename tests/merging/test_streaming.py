@@ -11,6 +11,7 @@ import pytest
 import torch
 from merging import checkpoints, methods, tensor_merge
 from merging.checkpoints import weights_hash
+from merging.cost import Cost
 from merging.errors import CheckpointError, DiskSpaceError, OptionError
 from merging.streaming import merge_checkpoints, merge_tensors
 from safetensors.torch import load_file
@@ -495,6 +496,83 @@ def test_a_parameter_of_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert_close(merged["w"], base + 0.5 * (a - base) + 0.5 * (b - base))
     assert torch.get_num_threads() == num_threads
+
+
+# --- memory, threads and disk ---
+
+
+@pytest.mark.parametrize("compute", [{"num_threads": 1}, {"num_threads": 3}, {"max_memory": "400MiB"}])
+@pytest.mark.parametrize("method", ["average", "gradient_matching", "ties", "slerp"])
+def test_compute_options_do_not_change_the_result(
+    setup: Setup, out: Path, method: str, compute: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_merge, "PIECE", 3)
+    merge_checkpoints(**setup.on_disk(method), compute=compute, out=out)
+    expected = merge_tensors(**setup.in_memory(method))
+    for name, tensor in read(out).items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_a_limit_of_memory_that_cannot_be_kept_is_refused_before_the_start(
+    write_model: WriteModel, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_merge, "PROCESS_BYTES", 2**20)
+    for name in TASKS:
+        write_model(name, {"large": torch.ones(300, 200), "small": torch.ones(3)})
+    call: dict[str, Any] = {
+        "method": "average", "options": {}, "base": None, "extras": {},
+        "models": {task: out.parent / task for task in TASKS},
+    }  # fmt: skip
+    monkeypatch.delattr(methods.load("average"), "granularity")  # as a method that needs whole parameters
+    text = r"max_memory must be at least 3MiB for this merge, got '2MiB': 'large' \(300, 200\) takes 2 MiB"
+    with pytest.raises(OptionError, match=text):
+        merge_checkpoints(**call, out=out, compute={"max_memory": "2MiB"})
+    assert not list(out.parent.glob(".*"))
+    merge_checkpoints(**call, out=out, compute={"max_memory": "3MiB"})
+    assert out.exists()
+
+
+def test_estimate(setup: Setup, out: Path) -> None:
+    """Told before the start, and written down."""
+    told: list[Cost] = []
+
+    def announce(cost: Cost) -> None:
+        assert not out.exists() and not list(out.parent.glob(".*"))
+        told.append(cost)
+
+    merge_checkpoints(**setup.on_disk("slerp"), out=out, announce=announce)
+    (cost,) = told
+    num_bytes = sum(its.numel() * 4 for its in setup.tensors["base"].values())
+    assert cost.written_bytes == num_bytes
+    assert cost.read_bytes == 2 * 2 * num_bytes, "two models; the angles are taken first"
+    assert 300e6 < cost.memory_bytes < 400e6
+    assert "0.3 kB of disk; reads 1.2 kB" in str(cost)
+    assert record(out)["estimate"]["read_bytes"] == cost.read_bytes
+
+
+@pytest.mark.parametrize(
+    ("compute", "text"),
+    [
+        ({"max_memory": "2"}, "compute: max_memory must be a size with a unit such as '500MB', '5GB' or"),
+        ({"device": "tpu"}, r"compute: device must be 'cpu', 'cuda' or 'cuda:N', got 'tpu'"),
+        ({"num_threads": 0}, "compute: num_threads must be >= 1, got 0"),
+    ],
+)
+def test_wrong_compute_options(setup: Setup, out: Path, compute: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError, match=text):
+        merge_checkpoints(**setup.on_disk("average"), out=out, compute=compute)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_dtype_and_size_of_the_files(setup: Setup, out: Path, dtype: str) -> None:
+    output = {"dtype": dtype, "max_shard_size": "0.1kB"}
+    call = setup.on_disk("average") | {"policy": {"exclude": ["scale"]}}
+    merge_checkpoints(**call, out=out, output=output)
+    merged, wide = read(out), merge_tensors(**setup.in_memory("average"))
+    assert merged.pop("scale").dtype == torch.float32, "what is copied keeps its own"
+    for name, tensor in merged.items():
+        assert torch.equal(tensor, wide[name].to(getattr(torch, dtype)))
+    assert len(list(out.glob("*.safetensors"))) > 1
 
 
 # --- what is not plainly merged ---
