@@ -270,7 +270,7 @@ def _reproduction(record: Mapping[str, Any]) -> str:
     arguments |= {key: its for key in ("policy", "output") if (its := _changed(key, record.get(key, {})))}
     arguments["out"] = "merged"
     return (
-        "`merging merge --config merge.json`, with this file (`path/to/...` stands for the local folders "
+        "`merging merge --config recipe.json`, with this file (`path/to/...` stands for the local folders "
         f"above):\n\n```json\n{json.dumps(arguments, indent=2)}\n```"
     )
 

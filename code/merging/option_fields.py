@@ -105,9 +105,14 @@ def from_words(words: str | Sequence[str], hint: Any, *, name: str, scheduled: b
 
 
 def _choices(hint: Any) -> list[Any]:
-    """The types of a union. Any text is a str, so that comes last."""
+    """The types of a union, in the order in which a text is tried.
+
+    Any word makes a list, and any text is a str, so these come last.
+    """
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return sorted(typing.get_args(hint) if union else (hint,), key=lambda choice: choice is str)
+    return sorted(
+        typing.get_args(hint) if union else (hint,), key=lambda choice: (choice is str, _is_list(choice))
+    )
 
 
 def _is_list(hint: Any) -> bool:

@@ -49,6 +49,21 @@ def match(*, b: str = "b", b_hessian: str = "hessian_b", more: Words = ()) -> li
     return ["merge", "--method", "gradient_matching", *inputs, *hessians, "--out", "out/merged", *more]
 
 
+def arithmetic(*more: str, base: str = "base", models: Words = ("a=a", "b=b")) -> list[str]:
+    inputs = ["--base", base, "--models", *models]
+    return ["merge", "--method", "task_arithmetic", *inputs, "--out", "out/merged", *more]
+
+
+def by_gram(*more: str) -> list[str]:
+    return ["merge", "--method", "regmean", "--models", "a=a", "b=b", "--out", "out/merged", *more]
+
+
+def search(space: str, *more: str) -> list[str]:
+    inputs = ["--base", "base", "--models", "a=a", "b=b", "--data", "a=reviews:test", "b=reviews:test"]
+    words = ["search", "--method", "task_arithmetic", *inputs, *TASK_TYPE, *TOKENS]
+    return [*words, "--space", space, "--out", "out/found", *more]
+
+
 def evaluate(*, model: str = "a", data: str = "food=reviews:test", more: Words = ()) -> list[str]:
     return ["evaluate", *TASK_TYPE, "--model", model, "--data", data, *TOKENS, "--out", "out/scores", *more]
 
@@ -180,6 +195,78 @@ NUMBERS = [
     (evaluate(more=["--max-tokens", "99"]), ["max_tokens must be in 1..16", "got 99"]),
 ]
 
+SCHEDULES = [
+    (arithmetic("--scaling-factor", "a=much", "b=1"), ["--scaling-factor a must be float, got 'much'"]),
+    (arithmetic("--scaling-factor", "a=1", "a=2"), ["--scaling-factor: task 'a' is given twice"]),
+    (arithmetic("--scaling-factor", "a=1"), ["scaling_factor: no value for task 'b'; name every task"]),
+    (arithmetic("--scaling-factor", "[0.1, 1"), ["--scaling-factor: not JSON: '[0.1, 1'"]),
+    (
+        arithmetic("--scaling-factor", '[{"filtre": "*", "value": 1}]'),
+        ["scaling_factor: unknown key 'filtre'. Did you mean 'filter'?"],
+    ),
+    (match(more=["--delta-0", "[1, -1]"]), ["delta_0 must be finite and >= 0, got -1.0"]),
+    (match(more=["--parity", "[true, false]"]), ["--parity must be bool, got '[true, false]'"]),
+]
+INPUTS = [
+    (by_gram(), ["regmean: missing input 'grams'; the method needs it"]),
+    (
+        by_gram("--grams", "a=hessian_a", "b=hessian_b"),
+        ["grams['a'] holds the statistic 'diagonal'", "grams needs 'gram' or 'kfac'", "gram or"],
+    ),
+    (arithmetic("--grams", "a=hessian_a", "b=hessian_b"), ["task_arithmetic: unknown input 'grams'"]),
+    (arithmetic("--base-factors", "hessian_a"), ["task_arithmetic: unknown input 'base_factors'"]),
+    (
+        ["merge", "--method", "slerp", "--base", "base", "--models", "a=a", "b=b", "--out", "out/merged"],
+        ["slerp: models must be 1 beside the base, got 2: a, b"],
+    ),
+    (arithmetic(models=["a=out/nothing"]), ["models['a']: out/nothing is no folder"]),
+    (["merge", "--config", "nowhere.yml", "--out", "out/merged"], ["nowhere.yml"]),
+]
+SETTINGS = [
+    (arithmetic("--dtype", "int8"), ["--dtype must be one of 'float32', 'bfloat16', 'float16'"]),
+    (arithmetic("--max-shard-size", "5"), ["max_shard_size must be a size with a unit", "got '5'"]),
+    (arithmetic("--max-memory", "lots"), ["max_memory must be a size with a unit", "got 'lots'"]),
+    (arithmetic("--device", "tpu"), ["device must be 'cpu', 'cuda' or 'cuda:N', got 'tpu'"]),
+    (arithmetic("--num-threads", "0"), ["num_threads must be >= 1, got 0"]),
+    (arithmetic("--policy", '{"head": "kepe"}'), ["policy: head must be one of", "got 'kepe'"]),
+    (arithmetic("--policy", '{"vocabulary": "onion"}'), ["policy: vocabulary must be one of"]),
+]
+ADAPTERS = [
+    (arithmetic("--rank", "4"), ["--rank is for adapters as a result. Say which with --result"]),
+    (arithmetic("--result", "sdv"), ["unknown result 'sdv'. Did you mean 'svd'?"]),
+    (arithmetic("--result", "svd"), ["models['a']: a is no adapter", "as_adapter"]),
+    (arithmetic("--result", "svd", "--rank", "0"), ["rank must be", "got 0"]),
+    (arithmetic("--result", "concat", "--rank", "4"), ["rank goes with result='svd', not with 'concat'"]),
+    (arithmetic("--result", "svd", "--dtype", "float16"), ["--dtype is for merges of whole models"]),
+    (
+        by_gram("--result", "svd", "--grams", "a=hessian_a", "b=hessian_b"),
+        ["--grams is for merges of whole models, not for --result svd"],
+    ),
+]
+PUBLISHING = [
+    (arithmetic("--private"), ["--private goes with --push-to-hub ID"]),
+    (arithmetic("--push-to-hub", "my model"), ["push_to_hub must be a Hub id such as 'you/model'"]),
+    (["push", "nowhere", "--push-to-hub", "you/x"], ["nowhere"]),
+    (["push", "a"], ["merging push: --push-to-hub must be given"]),
+    (["verify", "nowhere"], ["nowhere"]),
+    (["verify", "a", "b"], ["merging verify: unknown word 'b'"]),
+]
+SEARCH = [
+    (search("{}"), ["search: space is empty", '"scaling_factor": {"low": 0.0']),
+    (search('{"scaling_facto": [0.5]}'), ["unknown option 'scaling_facto'. Did you mean 'scaling_factor'?"]),
+    (
+        search('{"scaling_factor": {"low": 0.0, "high": 1.0}}', "--strategy", "grid"),
+        ["a grid needs a step for 'scaling_factor'"],
+    ),
+    (search('{"scaling_factor": [0.5]}', "--strategy", "girds"), ["--strategy must be one of 'grid'"]),
+    (search('{"scaling_factor": [0.5]}', "--fixed", '{"density": 0.5}'), ["unknown option 'density'"]),
+    (search('{"scaling_factor": [0.5]}', "--num-trials", "0"), ["num_trials must be 1 or more, got 0"]),
+]
+EXPLAINED = [
+    (["methods", "tie"], ["unknown merge method 'tie'. Did you mean 'ties'?"]),
+    (["statistics", "gramm"], ["unknown Hessian estimator 'gramm'. Did you mean 'gram'?"]),
+]
+
 
 TABLE = {
     "path": WRONG_PATH,
@@ -191,6 +278,13 @@ TABLE = {
     "label": LABELS,
     "empty": EMPTY,
     "number": NUMBERS,
+    "schedule": SCHEDULES,
+    "input": INPUTS,
+    "setting": SETTINGS,
+    "adapter": ADAPTERS,
+    "publishing": PUBLISHING,
+    "search": SEARCH,
+    "explained": EXPLAINED,
 }
 
 
@@ -228,8 +322,10 @@ def test_bad_json(there: Path, config: dict[str, Any], answer: str, refused: Cal
         train(model="FacebookAI/roberta-base"),
         evaluate(model="FacebookAI/roberta-base"),
         predict(model="FacebookAI/roberta-base"),
+        average(b="FacebookAI/roberta-base"),
+        search('{"scaling_factor": [0.5]}', "--base", "FacebookAI/roberta-base"),
     ],
-    ids=["data", "model", "train", "evaluate", "predict"],
+    ids=["data", "model", "train", "evaluate", "predict", "merge", "search"],
 )
 def test_no_network(
     there: Path, words: Words, refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
@@ -242,6 +338,19 @@ def test_no_network(
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", unreachable)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
     refused(words, "Name or service not known", "Check the id and the network", "give a local folder")
+
+
+def test_no_token(there: Path, refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is merged."""
+
+    def unknown(api: Any) -> Any:
+        raise huggingface_hub.errors.LocalTokenNotFoundError("Token is required, but no token found.")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", unknown)
+    for words in (arithmetic("--push-to-hub", "you/x"), ["push", "a", "--push-to-hub", "you/x"]):
+        refused(words, "does not let us upload to 'you/x'", "no token found", "Set HF_TOKEN", "hf auth login")
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
+    refused(arithmetic("--push-to-hub", "you/x"), "HF_HUB_OFFLINE is set: nothing can be uploaded", "push")
 
 
 @pytest.mark.parametrize("words", [train(), hessian(), average()], ids=["train", "hessian", "merge"])

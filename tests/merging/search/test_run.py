@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from merging import models
+from merging import cli, models
 from merging.errors import DataError
 from merging.evaluation.run import evaluate
 from merging.search import run as search_module
@@ -152,3 +152,19 @@ def test_metric_that_was_not_evaluated(call: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="no metric 'matthews_correlation'"):
         search(**call)
     assert not call["out"].exists()
+
+
+def test_from_the_command_line(
+    merge: dict[str, Any], reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = ["--base", str(merge["base"]), "--models", *(f"{t}={its}" for t, its in merge["models"].items())]
+    data = ["--data", f"a={reviews}:train", f"b={reviews}:test", "--max-tokens", "16", "--task-type", TASK]
+    space = ["--space", '{"scaling_factor": [0.0, 0.5]}', "--strategy", "grid", "--keep-model"]
+    out = tmp_path / "found"
+    words = ["search", "--method", "task_arithmetic", *inputs, *data, *space, "--out", str(out)]
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    best = json.loads((out / "search.json").read_text())["best"]
+    assert f"accuracy {100 * best['score']:.1f} with {json.dumps(best['options'])}, the best of 2" in text
+    assert (out / "model/README.md").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["found"]  # unfinished work is gone
