@@ -305,6 +305,11 @@ def _one_dataset(text: str) -> dict[str, str]:
     return match.groupdict()
 
 
+def announce(cost: object) -> None:
+    """Say on standard error what a command will take, before it starts."""
+    sys.stderr.write(f"{cost}\n")
+
+
 def write(text: str) -> None:
     """Print to standard output."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")

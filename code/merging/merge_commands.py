@@ -11,7 +11,7 @@ from typing import Any
 
 from merging import explain, hub, methods
 from merging.command_arguments import DATASET, OUT, TASK_TYPE, model
-from merging.command_line import Argument, Command, as_json, dataset, folder_or_json, write
+from merging.command_line import Argument, Command, announce, as_json, dataset, folder_or_json, write
 from merging.compute_options import ComputeOptions
 from merging.errors import OptionError
 from merging.evaluation.options import PredictionOptions
@@ -58,6 +58,7 @@ def _merge(
             output=output,
             compute=compute,
             out=out,
+            announce=announce,
         )
         return f"wrote {out}"
     others = {**extras, **({"policy": policy} if policy else {}), **output, **compute}

@@ -121,6 +121,14 @@ def test_initial_is_a_model_that_mats_starts_from(folders: Path) -> None:
     assert "initial" in json.loads(Path("out/merge.json").read_text())["sources"]
 
 
+def test_what_it_will_take_is_said_first(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert merge() == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("estimate: up to ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == "wrote out\n"
+
+
 # --- adapters ---
 
 

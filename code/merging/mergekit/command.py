@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.command_line import Argument, Command, Parser
+from merging.command_line import Argument, Command, Parser, announce
 from merging.compute_options import ComputeOptions
 from merging.output_options import OutputOptions
 
@@ -33,7 +33,7 @@ def command(file: str, out: Argument) -> Command:
     def run(*, out: str, output: Mapping[str, Any], compute: Mapping[str, Any]) -> str:
         from merging.mergekit.run import merge_file
 
-        merge_file(file, out=out, output=output, compute=compute)
+        merge_file(file, out=out, output=output, compute=compute, announce=announce)
         return f"wrote {out}"
 
     return Command(

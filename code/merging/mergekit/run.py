@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from merging import hub
 from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
+from merging.cost import Cost
 from merging.errors import OptionError
 from merging.heads import is_head
 from merging.mergekit import chat_template, translate
@@ -35,6 +36,7 @@ def merge_file(
     out: str | os.PathLike[str],
     output: Mapping[str, Any] | None = None,
     compute: Mapping[str, Any] | None = None,
+    announce: Callable[[Cost], None] | None = None,
 ) -> None:
     """Merge what a mergekit YAML file says into the model folder ``out``.
 
@@ -46,6 +48,7 @@ def merge_file(
         out: the folder to make.
         output: fields of ``merging.output_options.OutputOptions``; its dtype wins over the file's.
         compute: fields of ``merging.compute_options.ComputeOptions``.
+        announce: is told what the merge will take before it starts.
 
     Raises:
         OptionError: something in the file is unknown, wrong or missing.
@@ -85,6 +88,8 @@ def merge_file(
         chat_template.write(config.chat_template, folder, [its.folder for its in opened.values()])
         (folder / CONFIG_NAME).write_text(config.text)
 
+    if announce is not None:
+        announce(merge.cost())
     merge.write(out, finish=finish)
 
 

@@ -374,6 +374,7 @@ def test_from_the_command_line(three: list[Path], tmp_path: Path, capsys: pytest
     assert len(list(Path(out).glob("*.safetensors"))) > 1
     assert read(Path(out))[HEAD].dtype == torch.float16
     assert json.loads((Path(out) / "config.json").read_text())["dtype"] == "float16"
+    assert capsys.readouterr().err.startswith("estimate: ")
     file.write_text("merge_metod: linear\n")
     assert main(["merge", "--config", str(file), "--out", str(tmp_path / "other")]) == 2
     error = capsys.readouterr().err
