@@ -140,11 +140,14 @@ class Checkpoint:
         """Read elements of one tensor, counted row by row, as a vector."""
         import torch
 
-        stored = self._stored[name]
-        dtype = torch_dtype(stored.info.dtype)
-        piece = torch.empty(stop - start, dtype=dtype)
-        stored.file.read_into(_bytes_of(piece), stored.start + start * dtype.itemsize)
+        piece = torch.empty(stop - start, dtype=torch_dtype(self._stored[name].info.dtype))
+        self.read_into(name, start, stop, piece)
         return piece
+
+    def read_into(self, name: str, start: int, stop: int, out: Tensor) -> None:
+        """Read elements of one tensor into a vector of its dtype."""
+        stored = self._stored[name]
+        stored.file.read_into(_bytes_of(out), stored.start + start * out.element_size())
 
     def read_for_computing(self, name: str, start: int, stop: int) -> Tensor:
         """Read elements of one tensor as a vector of float32 (float64 where it is) that is the caller's own.

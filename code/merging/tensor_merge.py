@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from merging.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
 from merging.compute_options import ComputeOptions
 from merging.cost import PROCESS_BYTES, Cost, num_cpus
+from merging.devices import Gpu, Processor, open_device
 from merging.errors import OptionError
 from merging.methods._seam import Granularity
 from merging.methods._seam import Parameter as Where
 from merging.methods._weights import WeightRange
 from merging.schedules import Resolver
-from merging.sources import Source, check_finite, for_computing, read_for_computing
+from merging.sources import Source, check_finite
 from merging.sources.statistics import HessianSource, Statistic
 from merging.tensor_plan import Plan
 from merging.workers import Workers
@@ -47,6 +49,7 @@ class _Inputs:
     """Gives the shape that all tensors get."""
     resolver: Resolver
     transposed: Collection[str] = ()
+    device: Processor | Gpu = field(default_factory=Processor)
 
 
 class InputPiece(Mapping[str, Any]):
@@ -85,6 +88,10 @@ class InputPiece(Mapping[str, Any]):
         """The method's options for this parameter."""
         return self._inputs.resolver.at(self.parameter.name)
 
+    def at_work(self) -> AbstractContextManager[None]:
+        """Around everything that a thread does with this piece."""
+        return self._inputs.device.at_work()
+
     def keep(self) -> None:
         """Read every input only once: the piece is a whole parameter, which is measured and then merged."""
         self._read_before = {}
@@ -108,7 +115,9 @@ class InputPiece(Mapping[str, Any]):
         return len(self._inputs.by_key)
 
     def _value(self, source: Source | Statistic) -> Any:
-        return source.of(self.parameter.name) if isinstance(source, Statistic) else self._read(source)
+        if isinstance(source, Statistic):
+            return self._inputs.device.moved(source.of(self.parameter.name))
+        return self._read(source)
 
     def _read(self, source: Source) -> Tensor:
         """One tensor or piece, ready for computing.
@@ -118,19 +127,19 @@ class InputPiece(Mapping[str, Any]):
         """
         import torch
 
-        name, template = self.parameter.name, self._inputs.template
+        name, template, device = self.parameter.name, self._inputs.template, self._inputs.device
         if name not in source.tensors:  # frozen in training: a Hessian has no such parameter
-            return torch.zeros(self._shape)
+            return torch.zeros(self._shape, device=device.name)
         end = min(self.stop, source.tensors[name].num_elements)
         again = "Train or download"
+        stored = source.stored if isinstance(source, HessianSource) else source
+        tensor, is_own = device.read(stored, name, min(self.start, end), end)
         if isinstance(source, HessianSource):
             again = "Estimate"
-            tensor, lowest = source.read_with_lowest(name, min(self.start, end), end)
+            tensor, lowest = source.scaled(name, tensor, is_own=is_own)
             self.has_curvature |= lowest > 0 and end == self.stop
-        else:
-            tensor, _ = read_for_computing(source, name, min(self.start, end), end)
         if end < self.stop:
-            missing = for_computing(template.read_piece(name, max(self.start, end), self.stop))
+            missing, _ = device.read(template, name, max(self.start, end), self.stop)
             if isinstance(source, HessianSource):
                 missing = torch.zeros_like(missing)
             tensor = torch.cat([tensor, missing])
@@ -156,7 +165,7 @@ class InputPieces:
             return [function(piece) for piece in self]
 
         def claimed(piece: InputPiece) -> T:
-            with workers.claim(piece.num_bytes):
+            with workers.claim(piece.num_bytes), piece.at_work():
                 return function(piece)
 
         return workers.map(claimed, self)
@@ -232,7 +241,9 @@ class TensorMerge:
         self._plan = plan
         self._template = template
         self._models = models
-        self._inputs = _Inputs(inputs, template, resolver, transposed)
+        self._compute = compute or ComputeOptions()
+        self._device = open_device(self._compute.device)
+        self._inputs = _Inputs(inputs, template, resolver, transposed, self._device)
         self._label_rows = label_rows or {}
         self._dtype = dtype
         self._takes = frozenset(inspect.signature(module.merge).parameters)
@@ -245,7 +256,6 @@ class TensorMerge:
             name for name in plan.merged if sources and not any(name in its.tensors for its in sources)
         )
         """Merged tensors that no Hessian holds, such as frozen ones; they count as without curvature."""
-        self._compute = compute or ComputeOptions()
         self._counting = Lock()
         self._max_bytes = self._room()
         self._kinds = {name: kind for kind in ("copied", "heads", "buffers") for name in getattr(plan, kind)}
@@ -309,10 +319,10 @@ class TensorMerge:
         kind = self._kinds.get(kept)
         if kind == "copied":
             self._copy(name, kept, sink)
-        elif kind == "heads":
-            self._give(name, kept, 0, self._merge_head(kept), sink)
-        elif kind == "buffers":
-            self._give(name, kept, 0, self._average(kept), sink)
+        elif kind in ("heads", "buffers"):
+            with self._device.at_work():
+                merged = self._merge_head(kept) if kind == "heads" else self._average(kept)
+                self._give(name, kept, 0, merged, sink)
         else:
             pieces = list(self._pieces(kept))
             arguments: dict[str, Any] = {}
@@ -323,7 +333,7 @@ class TensorMerge:
                 arguments = {"measure": measured} if "measure" in self._takes else {}
 
             def merge(piece: InputPiece) -> None:
-                with workers.claim(piece.num_bytes):
+                with workers.claim(piece.num_bytes), piece.at_work():
                     self._merge(name, piece, arguments, sink)
 
             workers.map(merge, pieces)
@@ -359,20 +369,20 @@ class TensorMerge:
         """Pass on a piece of the result in the dtype of the output, if it is finite there."""
         stored = values.to(torch_dtype(self.infos[name].dtype))
         check_finite(stored, kept, "merged model", f"Its dtype is {stored.dtype}; check the options.")
-        sink(name, start, stored)
+        sink(name, start, self._device.on_host(stored))
 
     def _pieces(self, name: str) -> Iterator[InputPiece]:
         """A parameter as a whole, or in pieces of elements or rows."""
         shape = self._template.tensors[name].shape
         size = self._template.tensors[name].num_elements
-        granularity = self._granularity(name)
+        granularity, most = self._granularity(name), self._device.piece or PIECE
         if granularity == "elements":
-            for start in range(0, size, PIECE) if size else (0,):
-                stop = min(start + PIECE, size)
+            for start in range(0, size, most) if size else (0,):
+                stop = min(start + most, size)
                 yield InputPiece(self._inputs, name, start, stop, (stop - start,))
         elif granularity == "rows" and len(shape) > 1 and size and name not in self._inputs.transposed:
             length = size // shape[0]
-            step = max(1, PIECE // length)
+            step = max(1, most // length)
             for row in range(0, shape[0], step):
                 end = min(row + step, shape[0])
                 yield InputPiece(self._inputs, name, row * length, end * length, (end - row, *shape[1:]))
@@ -450,7 +460,7 @@ class TensorMerge:
         return total.numel() - int(total.count_nonzero())
 
     def _whole_models(self, name: str) -> dict[str, Tensor]:
-        inputs = _Inputs({"models": self._models}, self._template, self._resolver)
+        inputs = _Inputs({"models": self._models}, self._template, self._resolver, device=self._device)
         info = self._template.tensors[name]
         models: dict[str, Tensor] = InputPiece(inputs, name, 0, info.num_elements, info.shape)["models"]
         return models
@@ -467,7 +477,7 @@ class TensorMerge:
 
         models = self._whole_models(name)
         total = torch.zeros_like(next(iter(models.values())))
-        num_owners = torch.zeros(len(total), dtype=total.dtype)
+        num_owners = torch.zeros(len(total), dtype=total.dtype, device=total.device)
         for task, model in models.items():
             rows = sorted(set(self._label_rows[task]))
             if rows and not 0 <= rows[0] <= rows[-1] < len(model):

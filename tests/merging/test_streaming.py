@@ -3,15 +3,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from merging import checkpoints, methods, tensor_merge
+from merging import checkpoints, devices, methods, tensor_merge
 from merging.checkpoints import weights_hash
 from merging.cost import Cost
+from merging.devices import Gpu
 from merging.errors import CheckpointError, DiskSpaceError, OptionError
 from merging.streaming import merge_checkpoints, merge_tensors
 from safetensors.torch import load_file
@@ -116,8 +120,9 @@ def record(folder: Path) -> dict[str, Any]:
 # --- numbers ---
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("max_shard_bytes", [60, 10**9])
+@pytest.mark.parametrize(
+    ("dtype", "max_shard_bytes"), [(torch.float32, 10**9), (torch.bfloat16, 60)], ids=["float32", "bfloat16"]
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_streamed_is_in_memory_bit_for_bit(
     write_model: WriteModel,
@@ -573,6 +578,56 @@ def test_dtype_and_size_of_the_files(setup: Setup, out: Path, dtype: str) -> Non
     for name, tensor in merged.items():
         assert torch.equal(tensor, wide[name].to(getattr(torch, dtype)))
     assert len(list(out.glob("*.safetensors"))) > 1
+
+
+class StagedOnTheProcessor(Gpu):
+    """The path of a GPU without one: buffers in turn and copies, but no streams and no pinned memory."""
+
+    piece = 7
+
+    def __init__(self) -> None:
+        self.name = "cpu"
+        self._thread = threading.local()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        yield
+
+    def _new_slot(self, num_bytes: int) -> Any:
+        event = SimpleNamespace(synchronize=lambda: None, record=lambda: None)
+        return devices._Slot(torch.empty(num_bytes, dtype=torch.uint8), event)
+
+    def _synchronize(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("method", ["average", "gradient_matching", "ties", "slerp", "iso_c", "dare_ties"])
+def test_the_path_of_a_gpu(setup: Setup, out: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is staged through buffers that are used again comes out the same."""
+    monkeypatch.setattr(tensor_merge, "PIECE", 7)
+    expected = merge_tensors(**setup.in_memory(method))
+    monkeypatch.setattr(tensor_merge, "open_device", lambda name: StagedOnTheProcessor())
+    merge_checkpoints(**setup.on_disk(method), out=out, compute={"num_threads": 3})
+    for name, tensor in read(out).items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_a_device_that_is_not_there(setup: Setup, out: Path) -> None:
+    device = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(
+        OptionError, match=r"device is 'cuda:\d', but torch .* sees \d CUDA devices. Pass 'cpu'"
+    ):
+        merge_checkpoints(**setup.on_disk("average"), out=out, compute={"device": device})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_on_a_gpu(setup: Setup, out: Path, method: str) -> None:
+    """The same up to rounding."""
+    merge_checkpoints(**setup.on_disk(method), out=out, compute={"device": "cuda"})
+    expected = merge_tensors(**setup.in_memory(method))
+    for name, tensor in read(out).items():
+        assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
 
 
 # --- what is not plainly merged ---

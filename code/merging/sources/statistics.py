@@ -73,12 +73,13 @@ class HessianSource:
         """Multiply ``source`` by ``scale``."""
         self.label = source.label
         self.scale = scale
-        self._source = source
+        self.stored = source
+        """What is scaled."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Shape and dtype of every tensor."""
-        return self._source.tensors
+        return self.stored.tensors
 
     def read(self, name: str) -> Tensor:
         """One scaled diagonal; see ``read_piece``."""
@@ -91,11 +92,11 @@ class HessianSource:
         Raises:
             CheckpointError: some are below 0, which no diagonal of a Fisher or GGN has.
         """
-        return self.read_with_lowest(name, start, stop)[0]
+        piece, is_own = read_for_computing(self.stored, name, start, stop)
+        return self.scaled(name, piece, is_own=is_own)[0]
 
-    def read_with_lowest(self, name: str, start: int, stop: int) -> tuple[Tensor, float]:
-        """As ``read_piece``; and the smallest element, before scaling."""
-        piece, is_own = read_for_computing(self._source, name, start, stop)
+    def scaled(self, name: str, piece: Tensor, *, is_own: bool) -> tuple[Tensor, float]:
+        """Check and scale what was read; and give the smallest element, before scaling."""
         lowest = float(piece.amin()) if piece.numel() else 0.0
         if lowest < 0:
             raise CheckpointError(
