@@ -1,5 +1,6 @@
 """Merging fine-tuned models into one."""
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -61,6 +62,7 @@ class MergeJob(Job):
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
+        from merging.model_card import write_card
         from merging.streaming import merge_checkpoints  # heavy: only in the worker
         from merging.verification import verify
 
@@ -76,6 +78,7 @@ class MergeJob(Job):
             compute=self.compute,
         )
         found = verify(self.out_model, base=self.base, out=self.out_verification)
+        write_card(self.out_model, verification=dataclasses.asdict(found))
         sys.stdout.write(found.text() + "\n")
 
 

@@ -23,6 +23,8 @@ RECORD_NAME = "merge.json"
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 _SHOWN_CHARACTERS = 12
 """Of hashes and commits."""
+_CELL_CHARACTERS = 200
+"""Of a value in a table."""
 
 
 def described(sources: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +196,7 @@ def _options(method: str, record: Mapping[str, Any]) -> str:
     for name in described:
         value = record["options"].get(name, defaults.get(name))
         is_default = name in defaults and _plain(value) == _plain(defaults[name])
-        lines.append(f"| `{name}` | `{json.dumps(_plain(value))}` | {'default' if is_default else ''} |")
+        lines.append(f"| `{name}` | {_cell(value)} | {'default' if is_default else ''} |")
     return "\n".join(lines)
 
 
@@ -314,6 +316,12 @@ def _checks(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"- tokenizer: {found['tokenizer']}"
     yield f"- forward pass: {found['forward']}"
     yield from (f"- **problem**: {problem}" for problem in found["problems"] or ())
+
+
+def _cell(value: Any) -> str:
+    """A value in a table; learned coefficients of every layer would fill pages."""
+    text = json.dumps(value).replace("|", "\\|")
+    return f"`{text}`" if len(text) <= _CELL_CHARACTERS else "in the file below"
 
 
 def _plain(value: Any) -> Any:

@@ -187,6 +187,18 @@ def test_front_matter_of_strange_files(tmp_path: Path) -> None:
     assert front_matter(file) == {"license": "mit"}
 
 
+def test_values_in_a_table(tmp_path: Path) -> None:
+    entries = [{"filter": f"layer.{number}.*|x", "value": 0.5} for number in range(9)]
+    its = sources(None, folder=tmp_path)
+    few, many = (
+        made(its, method="task_arithmetic", options={"scaling_factor": value})[1]
+        for value in (entries[:1], entries)
+    )
+    assert '| `scaling_factor` | `[{"filter": "layer.0.*\\|x", "value": 0.5}]` |' in few
+    assert "| `scaling_factor` | in the file below |" in many
+    assert '"filter": "layer.8.*|x"' in many
+
+
 # --- written anew ---
 
 
