@@ -5,7 +5,9 @@
 A case is ``<case>.json`` (params, rtol, atol) and ``<case>.safetensors`` (``in/<group>/<tensor>``,
 ``out/<group>/<tensor>``). Who runs it is found by the prefix of its name: each file in ``vector_cases/`` says
 which ``PREFIXES`` it runs, and its ``run(case)`` returns the tensors of each group of ``out``. The longest
-prefix wins.
+prefix wins. A parameter that the runner passes over fails the case, unless it is one of ``DESCRIPTIONS``; or
+the runner lists it in ``UNUSED``, since what it runs has no use for it; or says in ``FIXED`` which values it
+stands for.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,13 +29,41 @@ from torch import Tensor
 # All recorded cases where they are at hand, else the few that are part of the project.
 FOLDERS = (Path(__file__).parents[2] / "../shared/vectors/merging", Path(__file__).parent / "vectors")
 
+# Parameters that say again what the tensors or other parameters say.
+DESCRIPTIONS = {
+    *("architecture", "base", "kind", "lora_alpha", "method", "num_labels", "num_tasks", "ranks", "classes"),
+    *("batch", "batch_size", "batches_per_task", "batches_per_task_per_step"),
+}
+
+
+class Params(Mapping[str, Any]):
+    """The parameters of a case; remembers which of them were read."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+        self.unread = set(values)
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        self.unread.discard(key)
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
 
 @dataclass(frozen=True)
 class Case:
     """One recorded case, as runners see it."""
 
     name: str
-    params: Mapping[str, Any]
+    params: Params
     rtol: float
     atol: float
     groups: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
@@ -46,7 +76,7 @@ class Case:
         for key, tensor in load_file(path.with_suffix(".safetensors")).items():
             side, group, *name = key.split("/")
             groups.setdefault(f"{side}/{group}", {})["/".join(name)] = tensor
-        return cls(path.stem, record["params"], record["rtol"], record["atol"], groups)
+        return cls(path.stem, Params(record["params"]), record["rtol"], record["atol"], groups)
 
     def numbered(self, group: str) -> dict[str, Mapping[str, Tensor]]:
         """Groups ``theta1``, ``theta2``, ... by number as text, which serves as the task's name."""
@@ -95,7 +125,12 @@ def test_agrees_with_the_reference(path: Path) -> None:
     case = Case.read(path)
     runner = longest_prefix(case.name, RUNNERS)
     assert runner is not None, f"no file in vector_cases/ runs {case.name}"
+    for key, known in getattr(runner, "FIXED", {}).items():
+        is_known = key not in case.params or case.params[key] in known
+        assert is_known, f"{case.name}: {key} must be one of {known}"
     result = runner.run(case)
+    passed_over = case.params.unread - DESCRIPTIONS - set(getattr(runner, "UNUSED", ()))
+    assert not passed_over, f"{case.name}: {sorted(passed_over)} had no effect"
     recorded = {group: tensors for group, tensors in case.groups.items() if group.startswith("out/")}
     assert recorded, f"{case.name}: no tensor out/<group>/<tensor> to compare with"
     for group, tensors in recorded.items():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PREFIXES = ("adamerging", "surgery", "wemoe")
+FIXED = {"loss": ("mean absolute error",)}
 
 
 class QuickGELU(nn.Module):
@@ -40,6 +41,7 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def surgery(case: Any) -> dict[str, dict[str, Tensor]]:
+    assert case.params["optimizer"].startswith("one Adam over all tasks, one step per batch;")
     down, up = case.groups["in/down0"], case.groups["in/up0"]
     (merged,), (individual,) = (
         case.groups[f"in/features_{which}"].values() for which in ("merged", "individual")

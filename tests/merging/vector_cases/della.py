@@ -9,11 +9,13 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("mk_della",)
+FIXED = {"rescale_norm": (None, "l1")}
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:
     params = case.params
     models = case.numbered("theta")
+    epsilon = float(params["epsilon"])  # with density 1 mergekit keeps everything, whatever it is
     masks, probabilities = case.numbered("mask"), case.numbered("keep_prob")
 
     def bernoulli(keep: Tensor, like: Tensor, *, seed: int, task: str, parameter: Any) -> Tensor:
@@ -27,8 +29,7 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
             method=params["method"],
             options={
                 "density": float(params["density"]),
-                # with density 1 mergekit keeps everything, whatever epsilon
-                "epsilon": float(params["epsilon"]) if params["density"] < 1 else 0.0,
+                "epsilon": epsilon if params["density"] < 1 else 0.0,
                 "scaling_factor": float(params["lambda_"]),
                 "weights": dict(zip(sorted(models, key=int), map(float, params["weights"]), strict=True)),
                 "normalize": params["normalize"],

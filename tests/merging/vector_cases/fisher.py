@@ -6,6 +6,11 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("matena", "fisher_plain", "fisher_norm", "mats_diagfisher")
+UNUSED = (
+    *("conv1d_modules", "regmean_diag", "regmean_exclude_param_regex", "regmean_reduce_nondiag", "task_type"),
+    *("multi_label_head_special", "multilabel_head_params", "valid_labels"),
+    "model_lambda",  # of two models only
+)
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:
@@ -26,7 +31,7 @@ def options(params: Any, tasks: list[str]) -> dict[str, Any]:
     if "fisher_smooth" in params:  # dataless-model-merging
         floor: Any = float(params["fisher_smooth"])
         kind = "added"
-        normalize = {None: "none", "model": "model"}.get(params["fisher_normalize"], "tensor")
+        normalize = {None: "none", "model": "model", "param": "tensor"}[params["fisher_normalize"]]
         weights = params["model_coeffs"]
     elif "coefficients" in params:  # mmatena: the first model is the target
         floor = dict.fromkeys(tasks, 0.0 if params["favor_target_model"] else float(params["fisher_floor"]))
