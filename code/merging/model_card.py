@@ -288,10 +288,10 @@ def _place(label: str, its: Mapping[str, Any]) -> str:
 
 
 def _without_places(sources: Mapping[str, Any]) -> str:
-    """The mergekit file, with the names of local folders in place of their paths."""
+    """The mergekit file, with the names of local folders in place of their absolute paths."""
     text = str(sources["mergekit"])
     for its in sources.values():
-        if _is_model(its) and "hub" not in its:
+        if _is_model(its) and "hub" not in its and Path(its["folder"]).is_absolute():
             text = text.replace(str(its["folder"]), f"path/to/{Path(its['folder']).name}")
     return text
 

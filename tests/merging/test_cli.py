@@ -273,3 +273,35 @@ def test_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_unreadable_values_are_option_errors() -> None:
     with pytest.raises(OptionError, match="--data"):
         parse(command("evaluate"), ["--data", "yelp"])
+
+
+PAGES = [Path(__file__).parents[2] / name for name in ("README.md", "docs/merging.md", "docs/adapters.md")]
+
+
+def shown_commands() -> list[str]:
+    """Every `merging` command that stands in a block of its own in the documentation."""
+    lines = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        blocks = text.split("```")[1::2]
+        lines += [line for block in blocks if block.startswith("\n") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("merging ")]
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_commands_of_the_documentation(line: str) -> None:
+    """They parse, and merges could start; whoever changes the page runs them."""
+    name, *words = shlex.split(line, comments=True)[1:]
+    if name in ("methods", "statistics") or "--help" in words or ".yml" in line:
+        return
+    values = parse(command(name), words)
+    if name == "merge":
+        extras = {key: its for key, its in values.items() if key in methods.INPUTS and its is not None}
+        base, tasks = extras.pop("base", None), extras.pop("models")
+        methods.check_call(
+            values["method"], values["options"], extras, tasks=tasks, has_base=base is not None
+        )
+
+
+def test_the_documentation_shows_commands() -> None:
+    assert len(shown_commands()) > 10

@@ -245,8 +245,9 @@ def test_adapters(tmp_path: Path) -> None:
 def test_a_mergekit_file(tmp_path: Path) -> None:
     its = sources(None, None, folder=tmp_path)
     its = {value["folder"]: value for value in its.values()}
-    file = f"merge_method: linear\nmodels:\n- model: {tmp_path}/input0\n"
+    its["e"] = {"folder": "e", "weights_hash": "samples:00"}  # relative to the file
+    file = f"merge_method: linear\nmodels:\n- model: {tmp_path}/input0\n- model: e\n"
     text = made({**its, "mergekit": file})[1]
-    assert "# Merge of input0 and input1 by average" in text
-    assert "- model: path/to/input0\n```" in text
+    assert "# Merge of input0, input1 and e by average" in text
+    assert "merge_method: linear\nmodels:\n- model: path/to/input0\n- model: e\n```" in text
     assert str(tmp_path) not in text
