@@ -1,4 +1,4 @@
-"""Many merges, little disk: merged in memory, evaluated on all tasks, only the metrics are kept."""
+"""Many merges, little disk: merged in memory and evaluated on all tasks; no model is written."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

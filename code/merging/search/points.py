@@ -25,19 +25,23 @@ def evaluate_merge(
     options: Mapping[str, Any],
     out: str | os.PathLike[str],
 ) -> None:
-    """Merge in memory, evaluate on all tasks, and keep only the metrics and what the merge says of itself.
+    """Merge in memory, evaluate on all tasks, and keep no model: only what it predicted and how good that is.
 
     Args:
         merge: arguments of :func:`merging.streaming.open_merge`.
         task_type: a file in ``tasks/``.
         data: test set of each task.
         options: fields of :class:`merging.evaluation.options.EvaluationOptions`.
-        out: folder to publish: ``metrics.json`` and ``merge.json``.
+        out: folder to publish: ``metrics.json``, ``predictions/<task>.jsonl`` and ``merge.json``.
     """
     opened = open_merge(**merge)
     evaluator = evaluator_for(opened, task_type=task_type, data=data, options=options)
     with published_folder(out) as folder:
-        evaluator.run(merged_tensors(opened), metrics_file=folder / "metrics.json")
+        evaluator.run(
+            merged_tensors(opened),
+            predictions=folder / "predictions",
+            metrics_file=folder / "metrics.json",
+        )
         (folder / "merge.json").write_text(json.dumps(opened.record(), indent=2) + "\n", encoding="utf-8")
 
 

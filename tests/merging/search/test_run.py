@@ -95,7 +95,11 @@ def test_in_memory_is_what_a_written_model_gives(
     merge_checkpoints(**merge, out=tmp_path / "merged")
     written = metrics_of(tmp_path / "merged", data, tmp_path / "evaluation")
     assert json.loads((tmp_path / "point" / "metrics.json").read_text()) == written
-    assert sorted(path.name for path in (tmp_path / "point").iterdir()) == ["merge.json", "metrics.json"]
+    kept = sorted(path.name for path in (tmp_path / "point").iterdir())
+    assert kept == ["merge.json", "metrics.json", "predictions"]
+    for task in data:
+        file = f"predictions/{task}.jsonl"
+        assert (tmp_path / "point" / file).read_text() == (tmp_path / "evaluation" / file).read_text()
 
 
 def test_a_grid_evaluates_every_point(call: dict[str, Any], data: dict[str, Any], tmp_path: Path) -> None:
