@@ -45,6 +45,8 @@ def py():
         rows.append(experiment.merged("fisher", {}, seed, estimator="fisher_exact", label="fisher (exact)"))
         for method in ("task_arithmetic", "gradient_matching"):
             rows.append(experiment.merged(method, {"scaling_factor": 1.0}, seed))
+        rows.append(experiment.merged("regmean", {}, seed))
+        rows.append(experiment.merged("average", {}, seed, label="in memory", keep_model=False))
     experiment.report(rows, "tiny", {"title": "Tiny", "bootstrap_samples": 200})
 """
 
@@ -65,7 +67,7 @@ def test_an_experiment_from_data_to_table(tmp_path: Path) -> None:
     (table,) = tmp_path.glob("work/report/ReportJob.*/output/report/table.md")
     lines = table.read_text().splitlines()
     assert lines[0] == "## Tiny"
-    labels = [line.split(" | ")[0].removeprefix("| ") for line in lines[4:11]]
+    labels = [line.split(" | ")[0].removeprefix("| ") for line in lines[4:13]]
     assert labels == [
         "base",
         "individual",
@@ -74,7 +76,13 @@ def test_an_experiment_from_data_to_table(tmp_path: Path) -> None:
         "fisher (exact)",
         "task arithmetic",
         "gradient matching",
+        "regmean",
+        "in memory",
     ]
+    average, in_memory = (
+        next(line for line in lines if f"| {it} |" in line) for it in ("average", "in memory")
+    )
+    assert average.replace("average", "in memory") == in_memory
     assert "examples: blur 40, noise 40." in table.read_text()
     assert len(list(tmp_path.glob("work/train/TrainJob.*"))) == 2 * 4
-    assert len(list(tmp_path.glob("work/hessian/HessianJob.*"))) == 2 * (3 + 2)
+    assert len(list(tmp_path.glob("work/hessian/HessianJob.*"))) == 2 * (3 + 2 + 2)
