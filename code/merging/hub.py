@@ -90,8 +90,13 @@ def resolve(name: str, revision: str | None, *, repo_type: Literal["dataset", "m
     return str(info.sha)
 
 
-def model_folder(name: str, revision: str | None) -> tuple[Path, str]:
+def model_folder(name: str, revision: str | None, *, pickled: bool = True) -> tuple[Path, str]:
     """Fetch a model repository.
+
+    Args:
+        name: Hub id.
+        revision: commit, branch or tag; None is the main branch.
+        pickled: whether to fetch PyTorch's own weight files where there are no safetensors files.
 
     Returns:
         Its folder in the Hub cache, and its commit.
@@ -104,7 +109,7 @@ def model_folder(name: str, revision: str | None) -> tuple[Path, str]:
     commit = resolve(name, revision, repo_type="model")
     try:
         folder = Path(snapshot_download(name, revision=commit, allow_patterns=list(MODEL_FILES)))
-        if not any(folder.glob("*.safetensors")):
+        if pickled and not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, revision=commit, allow_patterns=list(_PICKLED_FILES)))
     except failures() as error:
         raise hub_error(name, error) from error

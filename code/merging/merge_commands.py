@@ -104,13 +104,15 @@ def _publishing(run: Callable[..., str]) -> Callable[..., str]:
             hub.check_push(push_to_hub)
         elif private:
             raise OptionError("merging merge: --private goes with --push-to-hub ID.")
+        if verify and rest.get("result") not in (None, "dense"):
+            raise OptionError("merging merge: --verify is for whole models, not for adapters. Leave it out.")
         text = run(**rest)
         if verify:
             from merging.model_card import write_card
             from merging.verification import check
             from merging.verification import verify as look
 
-            found = look(rest["out"], base=rest.get("base"))
+            found = look(rest["out"])
             write_card(rest["out"], verification=dataclasses.asdict(found))
             text = f"{found.text()}\n{text}"
             check(found)

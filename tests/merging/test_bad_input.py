@@ -245,6 +245,7 @@ ADAPTERS = [
 ]
 PUBLISHING = [
     (arithmetic("--private"), ["--private goes with --push-to-hub ID"]),
+    (arithmetic("--verify", "--result", "svd"), ["--verify is for whole models, not for adapters"]),
     (arithmetic("--push-to-hub", "my model"), ["push_to_hub must be a Hub id such as 'you/model'"]),
     (["push", "nowhere", "--push-to-hub", "you/x"], ["nowhere"]),
     (["push", "a"], ["merging push: --push-to-hub must be given"]),

@@ -156,7 +156,15 @@ def test_adapters_to_an_adapter(folders: Path, capsys: pytest.CaptureFixture[str
     assert "lost by the rank: " in out
     assert out.endswith("wrote small\n")
     assert json.loads(Path("small/adapter_config.json").read_text())["r"] == 1
-    assert 'library_name: "peft"' in Path("small/README.md").read_text()
+    card = Path("small/README.md").read_text()
+    assert 'library_name: "peft"' in card
+    recipe = card.split("```json\n")[1].split("```")[0]
+    for place, name in (("path/to/a", "one"), ("path/to/b", "two"), ("merged", "again")):
+        recipe = recipe.replace(f'"{place}"', f'"{name}"')
+    Path("recipe.json").write_text(recipe)
+    assert cli.main(["merge", "--config", "recipe.json"]) == 0
+    name = "adapter_model.safetensors"
+    assert Path("again", name).read_bytes() == Path("small", name).read_bytes()
     assert cli.main([*words, "--result", "concat", "--out", "exact"]) == 0
     assert json.loads(Path("exact/adapter_config.json").read_text())["r"] == 3
     assert cli.main([*words, "--base", "base", "--out", "whole"]) == 0
@@ -294,3 +302,6 @@ def test_pickled_weights_are_fetched_where_there_are_no_others(
     (tmp_path / "model.safetensors").touch()
     hub.model_folder("you/new", None)
     assert len(asked) == 3
+    (tmp_path / "model.safetensors").unlink()
+    hub.model_folder("you/old", None, pickled=False)
+    assert len(asked) == 4

@@ -104,7 +104,7 @@ def download_model(*, model: str, out: str | os.PathLike[str], revision: str | N
             raise OptionError(f"revision {revision!r} is for Hub ids; {name} is a local folder.")
         files, resolved = Path(name), None
     else:
-        files, resolved = hub.model_folder(name, revision)
+        files, resolved = hub.model_folder(name, revision, pickled=False)
     if not any(files.glob("*.safetensors")):
         raise CheckpointError(
             f"{model} has no *.safetensors weights. Convert them: load the model with transformers and "
