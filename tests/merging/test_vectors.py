@@ -122,6 +122,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_agrees_with_the_reference(path: Path) -> None:
+    check(path)
+
+
+@pytest.fixture
+def several_threads() -> Iterator[None]:
+    """Merge with three, whatever this machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("several_threads")
+def test_agrees_with_the_reference_in_pieces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces and threads are for speed: results are the same."""
+    monkeypatch.setattr("merging.tensor_merge.PIECE", 5)
+    check(path)
+
+
+def check(path: Path) -> None:
+    """Run a case, and compare each tensor of ``out``."""
     case = Case.read(path)
     runner = longest_prefix(case.name, RUNNERS)
     assert runner is not None, f"no file in vector_cases/ runs {case.name}"

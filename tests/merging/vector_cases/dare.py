@@ -72,7 +72,9 @@ def recorded(kept: dict[str, dict[str, Tensor]]) -> Any:
     """Give DARE recorded masks, 1 = keep, where it would draw."""
 
     def bernoulli(keep: float, like: Tensor, *, seed: int, task: str, parameter: Any) -> Tensor:
-        return kept[task][parameter.name].reshape(like.shape).to(like.dtype)
+        start = parameter.start
+        mask = kept[task][parameter.name].flatten()[start : start + like.numel()]
+        return mask.reshape(like.shape).to(like.dtype)
 
     return patch.object(_dare, "bernoulli", bernoulli)
 

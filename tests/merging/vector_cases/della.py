@@ -1,5 +1,6 @@
 """DELLA of arcee-ai/mergekit, with the masks that were drawn there."""
 
+from collections.abc import Mapping
 from typing import Any
 from unittest.mock import patch
 
@@ -20,9 +21,13 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
 
     def bernoulli(keep: Tensor, like: Tensor, *, seed: int, task: str, parameter: Any) -> Tensor:
         """The recorded mask, where ours would be drawn; the probabilities have to agree, too."""
-        recorded = probabilities[task][parameter.name].reshape(like.shape)
-        torch.testing.assert_close(keep, recorded.to(like.dtype))
-        return masks[task][parameter.name].reshape(like.shape).to(like.dtype)
+
+        def piece(recorded: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+            flat = recorded[task][parameter.name].flatten()
+            return flat[parameter.start : parameter.start + like.numel()].reshape(like.shape).to(like.dtype)
+
+        torch.testing.assert_close(keep, piece(probabilities))
+        return piece(masks)
 
     with patch.object(_della, "bernoulli", bernoulli):
         merged = merge_tensors(
