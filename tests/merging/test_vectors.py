@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-# All recorded cases where they are at hand, else the few that are part of the project.
-FOLDERS = (Path(__file__).parents[2] / "../shared/vectors/merging", Path(__file__).parent / "vectors")
+# The cases that are part of the project, and all recorded ones where they are at hand.
+FOLDERS = (Path(__file__).parent / "vectors", Path(__file__).parents[2] / "../shared/vectors/merging")
 
 # Parameters that say again what the tensors or other parameters say.
 DESCRIPTIONS = {
@@ -114,10 +114,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "path" not in metafunc.fixturenames:
         return
     given = metafunc.config.getoption("--vectors")
-    folder = given if given is not None else next(folder for folder in FOLDERS if folder.is_dir())
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise pytest.UsageError(f"--vectors: {folder} holds no case (*.json)")
+    folders = FOLDERS if given is None else [given]
+    cases = {path.stem: path for folder in folders for path in folder.glob("*.json")}
+    if not cases:
+        raise pytest.UsageError(f"--vectors: {folders[0]} holds no case (*.json)")
+    paths = [cases[name] for name in sorted(cases)]
     metafunc.parametrize("path", paths, ids=[path.stem for path in paths])
 
 
