@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 
@@ -33,6 +34,10 @@ class Cost:
     def seconds(self) -> float:
         """At ``BYTES_PER_SECOND``; methods that decompose matrices take longer."""
         return STARTING_SECONDS + (self.read_bytes + self.written_bytes) / BYTES_PER_SECOND
+
+    def as_json(self) -> dict[str, float]:
+        """As ``merge.json`` holds it."""
+        return dataclasses.asdict(self) | {"seconds": round(self.seconds, 1)}
 
     def __str__(self) -> str:
         return (

@@ -405,7 +405,7 @@ class OpenMerge:
             record = self.record()
             if self.alignment is not None:
                 record["vocabulary"] = self.alignment.write(folder)
-            record["estimate"] = dataclasses.asdict(self.cost())
+            record["estimate"] = self.cost().as_json()
             record["output"] = dataclasses.asdict(self._output)
             record["sources"] = described(record["sources"])
             set_dtype(folder / "config.json", self._output.dtype)
