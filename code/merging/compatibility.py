@@ -42,10 +42,19 @@ def read_config(folder: Path, *, label: str) -> dict[str, Any]:
 
 
 def vocabulary_size(configs: Mapping[str, Mapping[str, Any]]) -> int | None:
-    """Rows of the embeddings of the first model, where its config says so."""
-    config = next(iter(configs.values()))
-    size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
-    return int(size) if size is not None else None
+    """Rows of the embeddings of the first model, where its config says so.
+
+    Models that are put together have a config for each part: the decoder's counts, whose head may be tied.
+    """
+    return _vocabulary_size(next(iter(configs.values())))
+
+
+def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    if config.get("vocab_size") is not None:
+        return int(config["vocab_size"])
+    first = [config[key] for key in ("text_config", "decoder") if key in config]
+    parts = [part for part in (*first, *config.values()) if isinstance(part, Mapping)]
+    return next((size for part in parts if (size := _vocabulary_size(part)) is not None), None)
 
 
 def check_labels(configs: Mapping[str, Mapping[str, Any]], *, heads: list[str]) -> None:

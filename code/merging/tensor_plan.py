@@ -82,7 +82,7 @@ def make_plan(
             if not _fits(name, info, template, needed, policy):
                 kind = "copied"
         classes[kind].append(name)
-    _check_surplus(template, models, tied, policy)
+    _check_surplus(template, models, tied, policy, vocabulary_size)
     return Plan(**{kind: tuple(names) for kind, names in classes.items()}, tied=tied)
 
 
@@ -168,7 +168,11 @@ def _check_patterns(sources: Sequence[Source], policy: Policy) -> None:
 
 
 def _check_surplus(
-    template: Source, models: Mapping[str, Source], tied: Mapping[str, str], policy: Policy
+    template: Source,
+    models: Mapping[str, Source],
+    tied: Mapping[str, str],
+    policy: Policy,
+    vocabulary_size: int | None,
 ) -> None:
     """Refuse parameters that only models have."""
     if policy.on_missing == "base":
@@ -179,7 +183,7 @@ def _check_surplus(
             known = known or (is_head(name) and policy.head in ("keep", "per_task"))
             if known or _is_constant(name, info) or info.dtype not in FLOAT_DTYPES:
                 continue
-            if _twins(source, name):
+            if _twins(source, name, vocabulary_size):
                 continue  # stored twice here and once there
             raise CheckpointError(
                 f"checkpoints differ: {name!r} is in {source.label}, but not in {template.label}. "
@@ -198,10 +202,13 @@ def _check_hessians(template: Source, hessians: Mapping[str, Source]) -> None:
             )
 
 
-def _twins(source: Source, name: str) -> list[str]:
-    """Other names under which a source stores the same matrix."""
+def _twins(source: Source, name: str, vocabulary_size: int | None) -> list[str]:
+    """Other names under which a source stores the same matrix, or the same bias of an output head.
+
+    Vectors of another length are no twins: many are equal by chance, all zeros or all ones.
+    """
     info = source.tensors[name]
-    if len(info.shape) != 2:
+    if len(info.shape) != 2 and info.shape != (vocabulary_size,):
         return []
     others = [other for other, its in source.tensors.items() if other != name and its == info]
     return [other for other in others if _equal(source, name, other)]
@@ -225,7 +232,8 @@ def _tied(
     hessians: Mapping[str, Source],
     vocabulary_size: int | None,
 ) -> dict[str, str]:
-    """Find second names of one embedding: equal wherever they stand, in the base and in every model.
+    """Find second names of an embedding, or of a bias of an output head (``cls.predictions.bias`` is also
+    ``cls.predictions.decoder.bias``): equal wherever they stand, in the base and in every model.
 
     Returns:
         Second name to the name under which the tensor is merged: one that every source has.
@@ -235,19 +243,20 @@ def _tied(
     rows = [
         name
         for name, info in sorted(template.tensors.items())
-        if len(info.shape) == 2 and info.shape[0] == vocabulary_size and info.dtype in FLOAT_DTYPES
+        if len(info.shape) in (1, 2) and info.shape[0] == vocabulary_size and info.dtype in FLOAT_DTYPES
     ]
     for name in rows:
         if name in tied:
             continue
-        group = [name, *(twin for twin in _twins(template, name) if twin in rows)]
+        group = [name, *(twin for twin in _twins(template, name, vocabulary_size) if twin in rows)]
         representatives = [member for member in group if all(member in source.tensors for source in sources)]
         if len(group) == 1 or not representatives:
             continue
         first = representatives[0]
         for twin in group:
             if twin != first and all(
-                twin not in model.tensors or twin in _twins(model, first) for model in models.values()
+                twin not in model.tensors or twin in _twins(model, first, vocabulary_size)
+                for model in models.values()
             ):
                 tied[twin] = first
     return tied

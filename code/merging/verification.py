@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints import FLOAT_DTYPES, Checkpoint, open_checkpoint
+from merging.checkpoints import FLOAT_DTYPES
 from merging.compatibility import read_config
 from merging.errors import CheckpointError
 from merging.schedules import layer_of
+from merging.sources import Source
+from merging.sources.opening import open_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,10 +116,10 @@ def verify(
     """
     folder = Path(model)
     config = read_config(folder, label="model")
-    checkpoint = open_checkpoint(folder, label="model")
+    checkpoint = open_model(folder, label="model")
     base = base if base is not None else _recorded_base(folder)
     found = Verification(str(folder), None if base is None else str(base))
-    _check_weights(found, checkpoint, None if base is None else open_checkpoint(base, label="base"))
+    _check_weights(found, checkpoint, None if base is None else open_model(base, label="base"))
     if load:
         tokens = _check_tokenizer(found, folder, config)
         if not found.problems:
@@ -142,7 +144,7 @@ def _recorded_base(folder: Path) -> Path | None:
     return Path(base) if base and Path(base).is_dir() else None
 
 
-def _check_weights(found: Verification, model: Checkpoint, base: Checkpoint | None) -> None:
+def _check_weights(found: Verification, model: Source, base: Source | None) -> None:
     """Finite values, norms by layer, and what has moved."""
     names = [name for name, info in sorted(model.tensors.items()) if info.dtype in FLOAT_DTYPES]
     layers: dict[str, Layer] = {}
@@ -184,7 +186,7 @@ def _check_weights(found: Verification, model: Checkpoint, base: Checkpoint | No
         found.layers[name] = numbers
 
 
-def _pieces(model: Checkpoint, base: Checkpoint | None, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _pieces(model: Source, base: Source | None, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
     """A tensor, and the base's if it has one of that shape, piece by piece in float64."""
     size = model.tensors[name].num_elements
     comparable = (
@@ -268,8 +270,12 @@ def _check_forward(found: Verification, folder: Path, tokens: Any) -> None:
     if inputs is None:
         found.forward = f"loaded; not run, its input is {model.main_input_name}"
         return
-    with torch.inference_mode():
-        outputs = model.eval()(**inputs)
+    try:
+        with torch.inference_mode():
+            outputs = model.eval()(**inputs)
+    except (RuntimeError, ValueError, IndexError) as error:  # some want inputs that fit each other
+        found.forward = f"loaded; does not run on made-up inputs: {error}"
+        return
     tensors = [its for its in outputs.to_tuple() if isinstance(its, torch.Tensor)]
     if not all(bool(its.isfinite().all()) for its in tensors):
         found.problems.append("a forward pass gives NaN or infinite values")
@@ -284,17 +290,21 @@ def _inputs(model: Any, tokens: Any) -> dict[str, Any] | None:
     names = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {}
     if "pixel_values" in names:
-        vision = getattr(model.config, "vision_config", model.config)
+        parts = (getattr(model.config, key, None) for key in ("vision_config", "encoder"))
+        vision = next((part for part in parts if hasattr(part, "image_size")), model.config)
         size = getattr(vision, "image_size", 224)
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        inputs["pixel_values"] = torch.zeros(1, getattr(vision, "num_channels", 3), height, width)
-    if "input_ids" in names:
+        shape = (1, getattr(vision, "num_channels", 3), height, width)
+        inputs["pixel_values"] = torch.zeros(shape, dtype=model.dtype)
+    takes_tokens = "input_ids" in names
+    if takes_tokens or (inputs and "decoder_input_ids" in names):
         if tokens is None:
-            rows = getattr(model.config.get_text_config(), "vocab_size", 2)
+            rows = getattr(model.config.get_text_config(decoder=True), "vocab_size", 2)
             tokens = {"input_ids": torch.arange(min(8, rows)).unsqueeze(0)}
-        inputs |= {key: value for key, value in tokens.items() if key in names}
+        if takes_tokens:
+            inputs |= {key: value for key, value in tokens.items() if key in names}
         if model.config.is_encoder_decoder and "decoder_input_ids" in names:
-            inputs["decoder_input_ids"] = inputs["input_ids"][:, :1]
+            inputs["decoder_input_ids"] = tokens["input_ids"][:, :1]
     return inputs or None
 
 

@@ -57,6 +57,15 @@ def test_architectures_run(tmp_path: Path, kind: str) -> None:
     assert f"{type(model).__name__} gives (1, " in found.forward
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_images_come_in_the_dtype_of_the_model(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Convolutions take no other."""
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
+    model = transformers.ResNetForImageClassification(config).to(dtype)
+    found = verify(save(model, tmp_path / "model"))
+    assert found.problems == [] and "gives (1, 2)" in found.forward
+
+
 def test_merged_model_against_its_base(tmp_path: Path, vision: Path) -> None:
     """The base is found in merge.json; half of the way is half of the difference."""
     other = save(ARCHITECTURES["vision"](), tmp_path / "other")
@@ -80,6 +89,15 @@ def test_merged_model_against_its_base(tmp_path: Path, vision: Path) -> None:
     )
     assert 0 < found.moved_share < whole.moved_share <= 1  # type: ignore[operator]
     assert json.loads((tmp_path / "verification.json").read_text())["problems"] == []
+
+
+def test_a_base_of_an_older_format(tmp_path: Path, vision: Path) -> None:
+    """Merges read it, too."""
+    other = tmp_path / "base"
+    other.mkdir()
+    (other / "config.json").write_text((vision / "config.json").read_text())
+    torch.save(load_file(vision / "model.safetensors"), other / "pytorch_model.bin")
+    assert verify(vision, base=other, load=False).moved_share == 0
 
 
 def test_not_finite(vision: Path) -> None:
