@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,3 +165,21 @@ def check(path: Path) -> None:
                 atol=case.atol,
                 msg=lambda text, where=f"{group}/{name}": f"{where}: {text}",
             )
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "complaint"),
+    [
+        ("mk_slerp_t0", {"t": 0.5}, "not close"),
+        ("mk_slerp_t0", {"extrapolate": True}, r"\['extrapolate'\] had no effect"),
+        ("mk_ties_negative_weight", {"rescale_norm": "l2"}, "rescale_norm must be one of"),
+    ],
+)
+def test_what_a_runner_does_not_follow_fails(
+    name: str, params: Mapping[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    record = json.loads((FOLDERS[0] / f"{name}.json").read_text())
+    (tmp_path / f"{name}.json").write_text(json.dumps({**record, "params": {**record["params"], **params}}))
+    shutil.copy(FOLDERS[0] / f"{name}.safetensors", tmp_path)
+    with pytest.raises(AssertionError, match=complaint):
+        check(tmp_path / f"{name}.json")

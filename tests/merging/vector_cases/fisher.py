@@ -11,6 +11,11 @@ UNUSED = (
     *("multi_label_head_special", "multilabel_head_params", "valid_labels"),
     "model_lambda",  # of two models only
 )
+NORMALIZE = {
+    None: "none",
+    "model": "model",
+    **dict.fromkeys(("param", "params", "parameter", "tensor"), "tensor"),
+}
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:
@@ -31,7 +36,7 @@ def options(params: Any, tasks: list[str]) -> dict[str, Any]:
     if "fisher_smooth" in params:  # dataless-model-merging
         floor: Any = float(params["fisher_smooth"])
         kind = "added"
-        normalize = {None: "none", "model": "model", "param": "tensor"}[params["fisher_normalize"]]
+        normalize = NORMALIZE[params["fisher_normalize"]]
         weights = params["model_coeffs"]
     elif "coefficients" in params:  # mmatena: the first model is the target
         floor = dict.fromkeys(tasks, 0.0 if params["favor_target_model"] else float(params["fisher_floor"]))
