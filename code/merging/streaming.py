@@ -101,7 +101,7 @@ def merge_tensors(
         extras: what else the method asks for, e.g. ``{"hessians": {task: tensors}}``. Curvatures are taken as
             they are: multiply means by the size of the training set where the method wants sums.
         policy: fields of ``merging.policy.Policy``.
-        transposed: parameters that are stored as (inputs, outputs).
+        transposed: parameters that are stored as (inputs, outputs); for methods to which it matters.
 
     Returns:
         The merged tensors by name, in the dtypes of the base (without one: of the first model by name).
@@ -112,7 +112,7 @@ def merge_tensors(
     call = Call.check(method, options, base, models, placeholders, policy)
     inputs = call.in_memory(base, models, extras)
     plan = call.plan(inputs)
-    merge = call.start(plan, inputs, transposed=transposed)
+    merge = call.start(plan, inputs, transposed=transposed if call.needs_layout else ())
     return merge.tensors(plan.names)
 
 
@@ -493,10 +493,15 @@ class Call:
                 found[label] = WholeModelStatistic(values, label=label)
         return found
 
+    @property
+    def needs_layout(self) -> bool:
+        """Whether the method asks which tensors are stored transposed."""
+        asks = getattr(self.module, "needs_layout", None)
+        return asks is not None and any(map(asks, (self.schedule.common, *self.schedule.variants)))
+
     def transposed(self, folder: Path, plan: Plan) -> Collection[str]:
         """Merged tensors that are stored transposed, looked up only where the method asks for it."""
-        asks = getattr(self.module, "needs_layout", None)
-        if asks is None or not any(map(asks, (self.schedule.common, *self.schedule.variants))):
+        if not self.needs_layout:
             return ()
         return transposed_weights(folder, plan.merged)
 
