@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PREFIXES = ("adamerging", "surgery", "wemoe")
-FIXED = {"loss": ("mean absolute error",)}
 
 
 class QuickGELU(nn.Module):

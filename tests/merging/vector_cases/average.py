@@ -6,11 +6,6 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("mk_linear", "matena_isometric", "average")
-UNUSED = (
-    *("conv1d_modules", "fisher_normalize", "fisher_smooth", "regmean_diag", "regmean_exclude_param_regex"),
-    *("regmean_reduce_nondiag", "favor_target_model", "fisher_floor", "normalize_fishers"),
-    *("multi_label_head_special", "multilabel_head_params", "valid_labels"),  # of multi_label only
-)
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:

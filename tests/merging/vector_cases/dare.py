@@ -10,7 +10,6 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("dare", "mk_dare")
-FIXED = {"rescale_norm": (None, "l1")}
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:

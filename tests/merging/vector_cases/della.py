@@ -10,7 +10,6 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("mk_della",)
-FIXED = {"rescale_norm": (None, "l1")}
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:

@@ -6,11 +6,6 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("matena", "fisher_plain", "fisher_norm", "mats_diagfisher")
-UNUSED = (
-    *("conv1d_modules", "regmean_diag", "regmean_exclude_param_regex", "regmean_reduce_nondiag", "task_type"),
-    *("multi_label_head_special", "multilabel_head_params", "valid_labels"),
-    "model_lambda",  # of two models only
-)
 NORMALIZE = {
     None: "none",
     "model": "model",

@@ -9,7 +9,6 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("fb_emr", "fb_magmax", "fb_iso_c", "fb_iso_cts", "fb_tall", "fb_tsvm", "fb_wudi")
-FIXED = {"flatten": ("names sorted",)}
 
 METHODS = {
     "magmax": "magmax",

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PREFIXES = ("ivon",)
-FIXED = {"loss": ("mean binary cross entropy of a linear model with bias; parameter order weight, bias",)}
 NAMES = (
     "ess",
     "hess_init",

@@ -8,10 +8,6 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("regmean", "mats_regmean")
-UNUSED = (
-    *("fisher_normalize", "fisher_smooth", "regmean_reduce_nondiag"),
-    *("multi_label_head_special", "multilabel_head_params", "valid_labels"),  # of multi_label only
-)
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:

@@ -6,7 +6,6 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("ukp_ta", "mats_task_vectors", "mk_task_arithmetic")
-UNUSED = ("density", "rescale", "rescale_norm")
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:

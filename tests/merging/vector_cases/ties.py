@@ -6,11 +6,6 @@ from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("ties", "mats_ties", "mk_ties")
-FIXED = {
-    "rescale_norm": (None, "l1"),
-    "trim": ("topk",),
-    "flatten": ("whole model", "whole model, names sorted"),
-}
 
 
 def run(case: Any) -> dict[str, dict[str, Tensor]]:
