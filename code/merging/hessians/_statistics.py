@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from merging import models
-from merging.errors import CheckpointError
+from merging.errors import CheckpointError, MergingError
 from merging.hessians._blocks import OuterProducts
 from merging.hessians._factors import FactorSums
 from merging.hessians._mask_nodes import MaskSquares
@@ -211,7 +211,13 @@ class _MaskNodes(Sums):
     stored: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(self, network: transformers.PreTrainedModel, scores: Scores) -> None:
-        self._squares = MaskSquares(network, scores, num_heads=network.config.num_attention_heads)
+        num_heads = getattr(network.config, "num_attention_heads", None)
+        if num_heads is None:
+            raise MergingError(
+                f"mask_nodes: the config of {type(network).__name__} names no num_attention_heads, and "
+                "masks are of heads and neurons. Take a diagonal (fisher_mc) and merge by fisher."
+            )
+        self._squares = MaskSquares(network, scores, num_heads=num_heads)
 
     @property
     def num_examples(self) -> int:

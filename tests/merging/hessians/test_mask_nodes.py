@@ -110,6 +110,27 @@ def test_two_stacks_of_layers() -> None:
         MaskSquares(nn.ModuleDict({"a": built("bert"), "b": built("bert")}).eval(), logits, num_heads=2)
 
 
+def test_a_model_without_heads(
+    tmp_path: Path, write_vit: Callable[[], Path], write_images: Callable[[], Path]
+) -> None:
+    folder = write_vit()  # for its image processor
+    config = transformers.ResNetConfig(
+        num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic"
+    )
+    config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
+    transformers.ResNetForImageClassification(config).save_pretrained(folder)
+    with pytest.raises(MergingError, match="config of ResNetForImageClassification names no num_attention_h"):
+        estimate(
+            estimator="mask_nodes",
+            task_type="image_classification",
+            model=folder,
+            data={"data": str(write_images()), "split": "train"},
+            options={},
+            seed=0,
+            out=tmp_path / "out",
+        )
+
+
 def test_a_model_folder(
     tmp_path: Path, write_bert: Callable[..., Path], write_texts: Callable[..., Path]
 ) -> None:
