@@ -139,7 +139,14 @@ class Diagonal:
         return Diagonal(self.values, self.weight * factor)
 
 
-def kronecker(factors: Factors, like: Tensor, *, weight: float = 1.0, off_diagonal: float = 1.0) -> Kronecker:
+def kronecker(
+    factors: Factors,
+    like: Tensor,
+    *,
+    weight: float = 1.0,
+    off_diagonal: float = 1.0,
+    damping: float = 0.0,
+) -> Kronecker:
     """The operator of one layer, times ``weight``, in the dtype of ``like``; multiplied by ``Factors.scale``.
 
     Args:
@@ -147,13 +154,17 @@ def kronecker(factors: Factors, like: Tensor, *, weight: float = 1.0, off_diagon
         like: gives dtype and device.
         weight: of the task.
         off_diagonal: what the elements of A and G beside the diagonal are multiplied by, 0..1.
+        damping: added to the diagonals of A and of G, in units of their means (factored Tikhonov damping:
+            Martens and Grosse, ICML 2015, arXiv:1503.05671, section 6.3).
     """
     weight = weight * factors.scale
     inputs, mean = _normalized(softened(factors.inputs.to(like), off_diagonal))
+    inputs.diagonal().add_(damping if mean > 0 else 0.0)
     weight *= mean
     if factors.outputs is None:
         return Kronecker(inputs, None, weight)
     outputs, mean = _normalized(softened(factors.outputs.to(like), off_diagonal))
+    outputs.diagonal().add_(damping if mean > 0 else 0.0)
     return Kronecker(inputs, outputs, weight * mean)
 
 

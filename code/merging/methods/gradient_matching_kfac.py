@@ -11,8 +11,8 @@ same with diagonals. Solved for the difference Y to task arithmetic,
 by conjugate gradients in float64 whose preconditioner is the closed form for two operators: exact, so that a
 step is enough, for two tasks without H_0 or one with it. Where only A_t are given, Cholesky's method solves.
 What nobody knows anything of is as in task arithmetic, also with delta_0 = 0; factors of too few examples
-get a ridge of the size of their rounding. Parameters without factors are merged by ``gradient_matching`` if
-diagonal Hessians are given, and by task arithmetic if not.
+get a ridge of the size of their rounding, and all of them ``damping``. Parameters without factors are merged
+by ``gradient_matching`` with diagonal Hessians, or by task arithmetic (``others``).
 
 Special cases, tested: those of ``gradient_matching``, with operators for diagonals; diagonal factors give its
 result; for quadratic losses and proximal training it is the joint optimum.
@@ -64,6 +64,14 @@ class Options:
     """alpha: one value for all tasks, or alpha_t by task."""
     delta_0: float = 1e-12
     """Prior precision, >= 0, in the unit of the curvatures (summed over training examples)."""
+    damping: float = 0.1
+    """Added to the diagonals of A_t and G_t, in units of their means, >= 0. Curvatures of layers know next to
+    nothing of most directions, and without it those decide: a combination of matrices, unlike one of numbers,
+    may lie far outside of the models."""
+    prior: bool = True
+    """Use the curvature of the base; without it H_0 is delta_0 I."""
+    others: Literal["gradient_matching", "task_arithmetic"] = "gradient_matching"
+    """How parameters without factors are merged: with diagonal Hessians, or without."""
     anchor: Literal["task_arithmetic", "base"] = "task_arithmetic"
     """What the pretraining curvature pulls to; see ``gradient_matching``."""
     num_iterations: int = 100
@@ -79,6 +87,7 @@ class Options:
     def __post_init__(self) -> None:
         check_finite("gradient_matching_kfac: scaling_factor", self.scaling_factor)
         check_finite("gradient_matching_kfac: delta_0", self.delta_0, low=0.0)
+        check_finite("gradient_matching_kfac: damping", self.damping, low=0.0)
         if self.num_iterations < 1:
             raise OptionError(
                 f"gradient_matching_kfac: num_iterations must be >= 1, got {self.num_iterations}."
@@ -89,6 +98,14 @@ class Options:
             )
         if not 0 < self.kappa <= 1:
             raise OptionError(f"gradient_matching_kfac: kappa must be > 0 and <= 1, got {self.kappa}.")
+
+
+def required(options: Options) -> tuple[str, ...]:
+    """What these options need."""
+    curvatures = ("base_factors",) if options.prior else ()
+    if options.others == "task_arithmetic":
+        return curvatures
+    return (*curvatures, "hessians", "base_hessian") if options.prior else ("hessians",)
 
 
 def merge(
@@ -140,9 +157,13 @@ def merge(
         start = task_arithmetic.merge(base, models, sum_of_tasks)
 
     like = base.double()  # curvatures differ by direction much more than float32 can tell apart
+
+    def curvature(its: Factors) -> Kronecker:
+        return kronecker(regularized(its, like), like, damping=options.damping)
+
     system = _system(
-        {task: (alpha[task], kronecker(regularized(its, like), like)) for task, its in layers.items()},
-        None if base_factors is None else kronecker(regularized(base_factors, like), like),
+        {task: (alpha[task], curvature(its)) for task, its in layers.items()},
+        None if base_factors is None else curvature(base_factors),
         options,
     )
     origin, old = to_matrix(start, layer).to(like.dtype), to_matrix(base, layer).to(like.dtype)
@@ -263,7 +284,7 @@ def _without_factors(
     """Merge a parameter that is no linear layer."""
     import torch
 
-    if hessians is None and base_hessian is None:
+    if options.others == "task_arithmetic":
         factor = options.scaling_factor
         return task_arithmetic.merge(base, models, task_arithmetic.Options(scaling_factor=factor))
     zero = torch.zeros_like(base)

@@ -65,6 +65,9 @@ class Options:
     any merged model, or the base. What all C_t leave open stays as it is there."""
     off_diagonal_scaling: float = 1.0
     """What the elements of A_t, G_t and B_t beside the diagonal are multiplied by; 0..1."""
+    damping: float = 0.1
+    """Of objective "kfac": added to the diagonals of A_t and G_t, in units of their means, >= 0. The authors
+    have none; then a run to the end may lie far outside of the models, in directions without curvature."""
     weights: Mapping[str, float] | None = None
     """c_t by task, >= 0; by default all alike. Only their ratios matter."""
     tolerance: float = 1e-5
@@ -83,6 +86,7 @@ class Options:
                 f"mats: off_diagonal_scaling must be in 0..1, got {self.off_diagonal_scaling}. "
                 "Beyond that a curvature need not be positive definite."
             )
+        check_finite("mats: damping", self.damping, low=0.0)
         if self.weights is not None:
             check_finite("mats: weights", self.weights, low=0.0)
             if not sum(self.weights.values()) > 0:
@@ -161,7 +165,13 @@ def merge(
         return to_matrix(tensor.reshape(shape), layer)
 
     operators = {
-        task: kronecker(layers[task], mean, weight=factor, off_diagonal=options.off_diagonal_scaling)
+        task: kronecker(
+            layers[task],
+            mean,
+            weight=factor,
+            off_diagonal=options.off_diagonal_scaling,
+            damping=options.damping if options.objective == "kfac" else 0.0,
+        )
         for task, factor in c.items()
     }
     matrices = {task: matrix(model) for task, model in models.items()}

@@ -19,6 +19,28 @@ EXACT = {"tolerance": 1e-12, "num_iterations": 300}
 
 
 @pytest.fixture
+def make_inputs(make_inputs: MakeInputs) -> MakeInputs:
+    """Factors of the tasks alone; for other methods, what they need."""
+    alone = {"prior": False, "others": "task_arithmetic"}
+    return lambda method, **given: make_inputs(method, **given, options=alone if method == NAME else None)
+
+
+@pytest.fixture
+def run(run: Run) -> Run:
+    """With exactly the curvatures that are given: without damping, unless asked for."""
+
+    def call(method: str, inputs: dict[str, Any], **options: Any) -> Tensor:
+        if method == NAME:
+            others = "gradient_matching" if "hessians" in inputs else "task_arithmetic"
+            options = {"damping": 0.0, "prior": "base_factors" in inputs, "others": others, **options}
+        elif method == "mats":
+            options = {"damping": 0.0, **options}
+        return run(method, inputs, **options)
+
+    return call
+
+
+@pytest.fixture
 def inputs(make_inputs: MakeInputs) -> dict[str, Any]:
     """With the curvature of the base, which the method can do without."""
     made = make_inputs(NAME)
@@ -88,7 +110,7 @@ def test_default_tolerance_is_enough_in_float32(make_inputs: MakeInputs, inputs:
     prior = inputs["base_factors"]
     single["base_factors"] = replace(prior, inputs=prior.inputs.float(), outputs=prior.outputs.float())
     told: dict[str, Any] = {}
-    merged = MODULE.merge(**single, options=MODULE.Options(), report=told.__setitem__)
+    merged = MODULE.merge(**single, options=MODULE.Options(damping=0.0), report=told.__setitem__)
     assert told["exit"] == "converged"
     assert_close(merged.double(), formula(inputs, same(1.0)), rtol=0, atol=1e-4)
 
@@ -106,7 +128,7 @@ def test_two_operators_are_solved_in_a_step(
     elif len(tasks) == 1:
         delta_0 = 0.1
     told: dict[str, Any] = {}
-    options = MODULE.Options(scaling_factor=0.4, delta_0=delta_0)
+    options = MODULE.Options(scaling_factor=0.4, delta_0=delta_0, damping=0.0)
     merged = MODULE.merge(**given, options=options, report=told.__setitem__)
     assert_close(merged, formula(given, same(0.4), delta_0), rtol=0, atol=1e-5)
     if len(tasks) + with_base <= 2:
@@ -192,7 +214,8 @@ def test_isotropic_tasks_are_the_weighted_average(inputs: dict[str, Any], run: R
     expected = run("average", {"models": inputs["models"]}, weights=weights)
     for delta_0 in (0.0, 1e-12):
         merged = MODULE.merge(
-            **inputs, options=MODULE.Options(scaling_factor=ALPHA, delta_0=delta_0, tolerance=1e-12)
+            **inputs,
+            options=MODULE.Options(damping=0.0, scaling_factor=ALPHA, delta_0=delta_0, tolerance=1e-12),
         )
         assert_close(merged, expected)
 
@@ -278,7 +301,7 @@ def test_removal_is_cut_where_it_takes_away_the_curvature_of_the_base(
     given["base_factors"] = inputs["base_factors"]
     given["factors"] = {"a": replace(inputs["base_factors"], scale=27.0)}
     told: dict[str, Any] = {}
-    options = MODULE.Options(scaling_factor=-1.0, kappa=kappa, tolerance=1e-12)
+    options = MODULE.Options(damping=0.0, scaling_factor=-1.0, kappa=kappa, tolerance=1e-12)
     merged = MODULE.merge(**given, options=options, report=told.__setitem__)
     expected = given["base"] - (2 - kappa) / kappa * (given["models"]["a"] - given["base"])
     assert_close(merged, expected, rtol=1e-5, atol=1e-5)
@@ -381,3 +404,55 @@ def test_factors_that_do_not_fit(inputs: dict[str, Any], run: Run) -> None:
     ):
         with pytest.raises(CheckpointError, match=message):
             run(NAME, inputs | {"base_factors": wrong})
+
+
+def test_damping_goes_to_both_factors(inputs: dict[str, Any], run: Run) -> None:
+    """In units of the means of their diagonals."""
+
+    def damped(its: Factors) -> Factors:
+        parts = []
+        for matrix in (its.inputs, its.outputs):
+            assert matrix is not None
+            parts.append(matrix + 0.3 * matrix.diagonal().mean() * torch.eye(len(matrix)))
+        return replace(its, inputs=parts[0], outputs=parts[1])
+
+    lifted = inputs | {
+        "factors": {task: damped(its) for task, its in inputs["factors"].items()},
+        "base_factors": damped(inputs["base_factors"]),
+    }
+    merged = run(NAME, inputs, scaling_factor=ALPHA, damping=0.3, **EXACT)
+    assert_close(merged, run(NAME, lifted, scaling_factor=ALPHA, **EXACT))
+
+
+def test_much_damping_is_isotropic_curvature(inputs: dict[str, Any], run: Run) -> None:
+    """The weighted average of task arithmetic and the models, by the mean of each curvature."""
+    merged = run(NAME, inputs, scaling_factor=ALPHA, damping=1e6, **EXACT)
+
+    def mean(its: Factors) -> float:
+        assert its.outputs is not None
+        return its.scale * float(its.inputs.diagonal().mean() * its.outputs.diagonal().mean())
+
+    weights = {task: ALPHA[task] * mean(its) for task, its in inputs["factors"].items()}
+    prior = mean(inputs["base_factors"])
+    pulled = prior * task_arithmetic(inputs, ALPHA, run)
+    pulled += sum(weights[task] * its for task, its in inputs["models"].items())
+    assert_close(merged, pulled / (prior + sum(weights.values())), rtol=1e-4, atol=1e-4)
+
+
+def test_directions_that_are_hardly_known_do_not_run_away(make_inputs: MakeInputs, run: Run) -> None:
+    """Curvatures that fall off over six orders: without damping, the merge lies far outside of the models."""
+    inputs = make_inputs(NAME, shape=(20, 20))
+    generator = torch.Generator().manual_seed(0)
+
+    def falling() -> Tensor:
+        axes, _ = torch.linalg.qr(torch.randn(20, 20, generator=generator, dtype=torch.float64))
+        return axes * torch.logspace(0, -6, 20, dtype=torch.float64) @ axes.T
+
+    inputs["factors"] = {task: Factors(falling(), falling()) for task in "abc"}
+    inputs["base_factors"] = Factors(falling(), falling())
+    mean = sum(inputs["models"].values()) / 3
+
+    def distance(damping: float) -> float:
+        return float((run(NAME, inputs, scaling_factor=0.3, damping=damping, **EXACT) - mean).norm())
+
+    assert distance(0.0) > 2 * distance(0.1)

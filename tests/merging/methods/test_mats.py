@@ -17,6 +17,19 @@ WEIGHTS = {"a": 0.5, "b": 1.0, "c": 2.0}
 
 
 @pytest.fixture
+def run(run: Run) -> Run:
+    """With exactly the curvatures that are given: without damping."""
+
+    def call(method: str, inputs: dict[str, Any], **options: Any) -> Tensor:
+        exact: dict[str, Any] = {"damping": 0.0} if method in ("mats", "gradient_matching_kfac") else {}
+        if method == "gradient_matching_kfac":
+            exact |= {"prior": "base_factors" in inputs, "others": "task_arithmetic"}
+        return run(method, inputs, **{**exact, **options})
+
+    return call
+
+
+@pytest.fixture
 def inputs(make_inputs: MakeInputs) -> dict[str, Any]:
     return make_inputs("mats", options={"objective": "kfac"})
 
@@ -108,7 +121,7 @@ def test_a_run_ends_where_the_residual_is_small_against_the_right_side(inputs: d
 
     expected = next(num for num in range(100) if residual(num) <= 1e-2)
     told: dict[str, Any] = {}
-    options = MODULE.Options(initialization="zero", preconditioner="none", tolerance=1e-2)
+    options = MODULE.Options(initialization="zero", preconditioner="none", tolerance=1e-2, damping=0.0)
     large = {task: model.reshape(6, 5) for task, model in models.items()}
     MODULE.merge(large, options, factors=inputs["factors"], report=told.__setitem__)
     assert told["iterations"] == expected > 1

@@ -33,6 +33,19 @@ def minimize(loss: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 @pytest.fixture
+def run(run: Run) -> Run:
+    """With exactly the curvatures that are given: without damping."""
+
+    def call(method: str, inputs: dict[str, Any], **options: Any) -> Tensor:
+        exact: dict[str, Any] = {"damping": 0.0} if method in ("mats", "gradient_matching_kfac") else {}
+        if method == "gradient_matching_kfac":
+            exact |= {"prior": "base_factors" in inputs, "others": "task_arithmetic"}
+        return run(method, inputs, **{**exact, **options})
+
+    return call
+
+
+@pytest.fixture
 def losses() -> dict[str, Quadratic]:
     generator = torch.Generator().manual_seed(0)
     return {name: Quadratic(generator) for name in ("base", "a", "b", "c")}

@@ -29,6 +29,7 @@ def run(case: Any) -> dict[str, dict[str, Tensor]]:
             "off_diagonal_scaling": float(params.get("off_diagonal_lambda", 1.0)),
             "tolerance": float(params.get("rtol_residual", 1e-5)),
             "preconditioner": "none",
+            "damping": 0.0,
         },
         base=None,
         models=models,
