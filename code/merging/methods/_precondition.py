@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from merging.errors import CheckpointError
-from merging.methods._linear import Curvature, Kronecker
+from merging.methods._linear import Curvature, Diagonal, Kronecker
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,12 +16,20 @@ LARGEST_RIDGE = 1e6
 """In units of the diagonal: more than a matrix with a diagonal around 1 can need."""
 
 
-def jacobi(operators: Iterable[Curvature], delta: float = 0.0) -> Callable[[Tensor], Tensor]:
-    """Divide by the diagonal of the sum of one operator or more and of delta I; 0 where that is 0."""
+def jacobi(operators: Collection[Curvature], delta: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """Divide by the diagonal of the sum of one operator or more and of delta I; 0 where that is 0.
+
+    Unless all are diagonal, nothing is divided by less than the rounding of float32 in units of the largest
+    element: what gradients leave where they should be 0, as for biases of keys, says nothing of a direction,
+    but would scale the rounding of all others up.
+    """
     import torch
 
     diagonal = functools.reduce(torch.add, (its.diagonal() for its in operators)) + delta
-    inverse = torch.where(diagonal > 0, 1 / diagonal, 0.0)
+    floor = 0.0
+    if diagonal.numel() and not all(isinstance(its, Diagonal) for its in operators):
+        floor = torch.finfo(torch.float32).eps * float(diagonal.max())
+    inverse = torch.where(diagonal > 0, 1 / diagonal.clamp(min=floor), 0.0)
     return lambda x: inverse * x
 
 

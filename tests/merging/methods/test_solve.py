@@ -3,7 +3,7 @@
 import pytest
 import torch
 from merging.errors import CheckpointError
-from merging.methods._linear import Kronecker, softened
+from merging.methods._linear import Diagonal, Kronecker, softened
 from merging.methods._precondition import jacobi, kronecker_inverse, regular
 from merging.methods._removal import limited
 from merging.methods._solve import cholesky_solve, conjugate_gradients
@@ -147,6 +147,17 @@ def test_jacobi_inverse() -> None:
     operators = [operator(seed, seed + 1.0) for seed in range(3)]
     diagonal = sum(map(dense, operators)).diagonal().reshape(5, 4)
     assert_close(jacobi(operators, 0.3)(RIGHT), RIGHT / (diagonal + 0.3))
+
+
+def test_jacobi_does_not_divide_by_noise() -> None:
+    """A gradient that is 0 but for rounding: the residual's own rounding must stay small there."""
+    curvature = torch.tensor([1.0, 1e-16, 0.0])
+    noisy = Kronecker(curvature.diag(), None, 1.0)
+    assert jacobi([noisy])(torch.full((3, 1), 1e-7)).flatten().tolist() == pytest.approx(
+        [1e-7, 0.84, 0], rel=1e-2
+    )
+    exact = jacobi([Diagonal(curvature, 1.0)])(curvature)  # elements that have nothing to do with each other
+    assert_close(exact, torch.tensor([1.0, 1.0, 0.0]))
 
 
 def test_limited_is_the_largest_operator_within_the_limit_along_joint_directions() -> None:
