@@ -34,10 +34,11 @@ Input = Source | Statistic | Mapping[str, Source] | Mapping[str, Statistic]
 Sink = Callable[[str, int, "Tensor"], None]
 """Takes a piece of the output: name, first element, values in the stored dtype. Called on several threads."""
 
-PIECE = 2**17
-"""Elements that an elementwise method gets at a time: all inputs of a piece fit into a processor's cache, and
-memory is used again instead of asked for again, which is most of the time of a merge by whole tensors. Sums
-that methods take over a parameter depend on it in the last bits, so it is the same on every machine."""
+PIECE = 2**19
+"""Elements that an elementwise method gets at a time. Small enough to stay near the processor and to be used
+again in place of asking for memory, which is most of the time of a merge by whole tensors; large enough that
+threads seldom meet at the interpreter's lock (with a quarter of it, two threads are hardly faster than one).
+Sums that methods take over a parameter depend on it in the last bits, so it is the same on every machine."""
 
 
 @dataclass(frozen=True)
