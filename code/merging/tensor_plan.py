@@ -65,6 +65,7 @@ def make_plan(
         CheckpointError: names or shapes differ and the policy does not say what to do.
         OptionError: a pattern that matches nothing.
     """
+    _check_names(template, models)
     _check_patterns([template, *models.values()], policy)
     _check_hessians(template, hessians)
     tied = _tied(template, models, hessians, vocabulary_size)
@@ -153,6 +154,18 @@ def _shape_text(name: str, info: TensorInfo, other: TensorInfo, template: Source
             f'match them by token, or {{"rows": "base"}} to make them fit {template.label} by number.'
         )
     return text + "They have different architectures; only models of one architecture can be merged."
+
+
+def _check_names(template: Source, models: Mapping[str, Source]) -> None:
+    """Refuse models that share no name with the base, whatever the policy: nothing would be merged."""
+    for source in models.values():
+        if template.tensors and source.tensors and template.tensors.keys().isdisjoint(source.tensors):
+            raise CheckpointError(
+                f"checkpoints differ: {source.label} holds no tensor of {template.label}. Its names are like "
+                f"{min(source.tensors)!r}, those of {template.label} like {min(template.tensors)!r}. Either "
+                "they have different architectures, or one was saved without its head: load it with "
+                "transformers as the class of the other one, and save it again."
+            )
 
 
 def _check_patterns(sources: Sequence[Source], policy: Policy) -> None:

@@ -183,3 +183,18 @@ def test_a_second_name_in_every_model(kind: str, tmp_path: Path) -> None:
     for one, other in pairs:
         assert torch.equal(merged[one], merged[other])
     load(tmp_path / "out")
+
+
+def test_a_base_without_its_head_has_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What all models lack is kept as in the base, if so wished; that must not be everything."""
+    config = transformers.BertConfig(max_position_embeddings=32, **TEXT)
+    model = transformers.BertForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "a")
+    model.bert.save_pretrained(tmp_path / "base")
+    call = ["--method", "average", "--base", tmp_path / "base", "--models", f"a={tmp_path / 'a'}"]
+    call += ["--policy", '{"on_missing": "base"}', "--out", tmp_path / "out"]
+    assert cli.main(["merge", *map(str, call)]) == 2
+    text = (
+        "models['a'] holds no tensor of base. Its names are like 'bert.embeddings.LayerNorm.bias', those of"
+    )
+    assert text in capsys.readouterr().err
