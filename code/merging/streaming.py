@@ -1,7 +1,7 @@
 """Run a merge method over checkpoints, one parameter at a time.
 
-Peak memory is a few float32 copies of a piece for each input and thread, whatever the size of the model; where
-a method needs whole parameters, a piece is one (see ``ComputeOptions.max_memory``).
+Peak memory is a few float32 copies of a piece for each input and thread, whatever the model's size. Where a
+method needs whole parameters, a piece is one (see ``ComputeOptions.max_memory``).
 The same code merges tensors in memory (``merge_tensors``) and folders on disk (``merge_checkpoints``).
 """
 
