@@ -1,6 +1,7 @@
 """Merging fine-tuned models into one."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -57,6 +58,28 @@ class MergeJob(Job):
         """Without what does not change the result; output only where it is given."""
         left_out = {"compute"} if parsed_args["output"] is not None else {"compute", "output"}
         return str(super().hash({key: its for key, its in parsed_args.items() if key not in left_out}))
+
+    def update(self) -> None:
+        """Ask for the memory and time that the headers of the models call for; configs may ask for others."""
+        from merging.cost import from_headers
+        from merging.errors import MergingError
+
+        try:
+            cost = from_headers(
+                method=self.method,
+                options=self.options,
+                base=self.base,
+                models=self.models,
+                extras=self.extras,
+            )
+        except MergingError:
+            return  # the merge itself says what is wrong with its inputs
+        loaded = cost.written_bytes + 2**30  # for the check afterwards, with what loads the model
+        self.rqmt = {
+            **self.rqmt,
+            "mem": math.ceil(max(cost.memory_bytes, loaded) / 2**30),
+            "time": math.ceil(cost.seconds / 3600),
+        }
 
     def tasks(self) -> Iterator[Task]:
         yield Task("run", resume="run", rqmt=self.rqmt)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from merging import cli
 from merging.command_line import parse
+from merging.cost import from_headers
 from merging.errors import CheckpointError, DataError, OptionError
 from sisyphus import Job, tk
 
@@ -268,3 +269,36 @@ def test_id_of_a_merge_says_what_it_gives_and_not_how_it_is_computed() -> None:
     assert MergeJob(**MERGE, output={"dtype": "bfloat16"})._sis_id() != plain._sis_id()
     with pytest.raises(OptionError, match="max_memory"):
         check_merge(**MERGE, compute={"max_memory": "much"})
+
+
+def test_a_merge_asks_for_what_its_inputs_call_for(tmp_path: Path) -> None:
+    """From headers, once they are there; broken inputs are left to the merge itself."""
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    folders = {}
+    for name in ("base", "a"):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        (folders[name] / "config.json").write_text("{}")
+        save_file({"w": zeros(2**22)}, folders[name] / "model.safetensors")
+    inputs = {"base": folders["base"], "models": {"a": folders["a"]}, "options": {}, "extras": {}}
+    in_pieces, whole = (from_headers(method=method, **inputs) for method in ("task_arithmetic", "iso_c"))
+    assert whole.memory_bytes > in_pieces.memory_bytes + 4 * 2**22
+    assert in_pieces.read_bytes > 2 * 4 * 2**22 and in_pieces.written_bytes == 4 * 2**22
+    job = MergeJob(
+        method="iso_c",
+        options={},
+        base=tk.Path(str(folders["base"])),
+        models={"a": tk.Path(str(folders["a"]))},
+        extras={},
+    )
+    job.update()
+    assert job.rqmt == {"cpu": 1, "mem": 2, "time": 1}  # what loads the model for its check, and the model
+    (folders["a"] / "model.safetensors").write_bytes(b"broken")
+    broken = MergeJob(
+        method="average", options={}, base=None, models={"a": tk.Path(str(folders["a"]))}, extras={}
+    )
+    before = dict(broken.rqmt)
+    broken.update()
+    assert broken.rqmt == before
