@@ -101,6 +101,9 @@ class _File:
             return self._descriptor
 
 
+_RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
 @dataclass(frozen=True)
 class _Stored:
     """Where one tensor lies."""
@@ -210,7 +213,15 @@ class Checkpoint:
                     f"{path} is truncated: tensor {name!r} needs the bytes up to {last}, the file has "
                     f"{size}. Copy or download it again."
                 )
-            self._stored[name] = _Stored(info, file, first)
+            self._stored[current_name(name)] = _Stored(info, file, first)
+
+
+def current_name(name: str) -> str:
+    """The name that transformers gives a tensor today; BERT's first files say gamma and beta of norms."""
+    for old, new in _RENAMED.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -291,7 +302,7 @@ def _open_shards(folder: Path, label: str) -> Checkpoint:
             f"{INDEX_NAME} names. Copy or download the folder again."
         )
     checkpoint = Checkpoint([folder / shard for shard in shards], label=label)
-    lost = sorted(set(weight_map) - set(checkpoint.tensors))
+    lost = sorted(name for name in weight_map if current_name(name) not in checkpoint.tensors)
     if lost:
         raise CheckpointError(
             f"{label}: {index} names {lost[0]!r}, which {weight_map[lost[0]]} does not hold ({len(lost)} "

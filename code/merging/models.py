@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging import hub
-from merging.checkpoints import INDEX_NAME, WEIGHTS_NAME, open_checkpoint
+from merging.checkpoints import INDEX_NAME, WEIGHTS_NAME, current_name, open_checkpoint
 from merging.errors import CheckpointError, OptionError
 from merging.registry import unknown
 
@@ -161,11 +161,12 @@ def as_stored(model: transformers.PreTrainedModel, tensors: Mapping[str, Tensor]
     """Rename (and split or join) tensors from the names in the loaded model to those in its files.
 
     transformers renames the parameters of some architectures (ViT) when it loads them, and back when it
-    saves.
+    saves. What was renamed for good (``current_name``) keeps its new name.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    return dict(revert_weight_conversion(model, dict(tensors)))
+    stored = revert_weight_conversion(model, dict(tensors))
+    return {current_name(name): tensor for name, tensor in stored.items()}
 
 
 def label_names(model: transformers.PreTrainedModel) -> tuple[str, ...]:

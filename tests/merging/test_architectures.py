@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from merging import cli, models
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -198,3 +198,33 @@ def test_a_base_without_its_head_has_other_names(tmp_path: Path, capsys: pytest.
         "models['a'] holds no tensor of base. Its names are like 'bert.embeddings.LayerNorm.bias', those of"
     )
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickled"])
+def test_names_of_the_first_files(kind: str, tmp_path: Path) -> None:
+    """A base as it is on the Hub, gamma and beta in place of weight and bias, and models saved today."""
+    config = transformers.BertConfig(max_position_embeddings=32, **TEXT)
+    model = transformers.BertForSequenceClassification(config)
+    for name in ("base", *TASKS):
+        disturb(model, len(name))
+        model.save_pretrained(tmp_path / name)
+    stored = tmp_path / "base" / "model.safetensors"
+    base = load_file(stored)
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): its
+        for name, its in base.items()
+    }
+    stored.unlink()
+    if kind == "pickled":
+        torch.save(renamed, tmp_path / "base" / "pytorch_model.bin")
+    else:
+        save_file(renamed, stored, metadata={"format": "pt"})
+    merged = merge("average", {name: tmp_path / name for name in ("base", *TASKS)}, tmp_path / "out")
+    assert merged.keys() == base.keys()
+    assert not torch.equal(
+        merged["bert.embeddings.LayerNorm.weight"], base["bert.embeddings.LayerNorm.weight"]
+    )
+    load(tmp_path / "out")
+    model = load(tmp_path / "base")  # what a Hessian of the base is stored under
+    parameters = {name: its.detach() for name, its in model.named_parameters()}
+    assert models.as_stored(model, parameters).keys() == base.keys()

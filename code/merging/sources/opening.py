@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from merging.checkpoints import INDEX_NAME, WEIGHTS_NAME, open_checkpoint
+from merging.checkpoints import INDEX_NAME, WEIGHTS_NAME, current_name, open_checkpoint
 from merging.compatibility import read_config
 from merging.errors import CheckpointError
 from merging.sources import Source
@@ -96,7 +96,7 @@ def _open_pickled(folder: Path, label: str) -> PickledCheckpoint:
             f"{PICKLED_INDEX_NAME} names. Copy or download the folder again."
         )
     checkpoint = PickledCheckpoint([folder / shard for shard in shards], label=label)
-    lost = sorted(set(weight_map) - set(checkpoint.tensors))
+    lost = sorted(name for name in weight_map if current_name(name) not in checkpoint.tensors)
     if lost:
         raise CheckpointError(
             f"{label}: {index} names {lost[0]!r}, which {weight_map[lost[0]]} does not hold ({len(lost)} "

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints import TensorInfo, dtype_name
+from merging.checkpoints import TensorInfo, current_name, dtype_name
 from merging.errors import CheckpointError
 from merging.fingerprint import fingerprint
 
@@ -86,7 +86,7 @@ def _load(file: Path, label: str) -> dict[str, Tensor]:
             f"{label}: {file} is no state dict of tensors by name: {wrong!r} is something else. Load it "
             "yourself and call save_pretrained(folder), which writes safetensors."
         )
-    return {str(name): tensor.detach() for name, tensor in loaded.items()}
+    return {current_name(str(name)): tensor.detach() for name, tensor in loaded.items()}
 
 
 def _torch_load(file: Path) -> Any:
