@@ -101,7 +101,13 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
 def make(folder: Path, layers: int, *, with_hessians: bool) -> None:
     """Write what is missing of the random models and Hessians."""
     import torch
-    from merging.checkpoints import TensorInfo, open_checkpoint, weights_hash, whole_tensors, write_checkpoint
+    from merging.files.checkpoints import (
+        TensorInfo,
+        open_checkpoint,
+        weights_hash,
+        whole_tensors,
+        write_checkpoint,
+    )
 
     sizes = shapes(layers)
     infos = {name: TensorInfo("BF16", shape) for name, shape in sizes.items()}
@@ -140,7 +146,7 @@ def make(folder: Path, layers: int, *, with_hessians: bool) -> None:
 def make_hessian(folder: Path, sizes: Mapping[str, tuple[int, ...]], model_hash: str) -> None:
     """Write a random diagonal Hessian."""
     import torch
-    from merging.checkpoints import TensorInfo, whole_tensors, write_checkpoint
+    from merging.files.checkpoints import TensorInfo, whole_tensors, write_checkpoint
     from merging.hessians.artifact import TENSORS_NAME
 
     infos = {name: TensorInfo("F32", shape) for name, shape in sizes.items()}
@@ -201,7 +207,7 @@ def run_limit(files: Sequence[Path], out: Path, num_bytes: int) -> float:
 def run_merge(folder: Path, case: Case, out: Path) -> None:
     """Our merge, in this process."""
     from merging import methods
-    from merging.streaming import merge_checkpoints
+    from merging.merge.streaming import merge_checkpoints
 
     offer = {
         "base_hessian": folder / "hessian_base",

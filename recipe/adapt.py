@@ -40,7 +40,7 @@ class AdaMergingJob(_AdaptationJob):
             refused unless the options allow it.
         options: fields of ``merging.adaptation.options.AdaMergingOptions``.
         seed: of the batches.
-        policy: fields of ``merging.policy.Policy``; each task keeps its head unless it says otherwise.
+        policy: fields of ``merging.merge.policy.Policy``; each task keeps its head unless it says otherwise.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class AdaMergingJob(_AdaptationJob):
         policy: Mapping[str, Any] | None = None,
     ):
         from merging.adaptation.options import AdaMergingOptions
+        from merging.merge.policy import Policy
         from merging.options import parse
-        from merging.policy import Policy
 
         _check(task_type, models, data, parse(AdaMergingOptions, options, owner="AdaMergingJob"), seed)
         parse(Policy, policy or {}, owner="policy")
@@ -138,7 +138,7 @@ class WemoeJob(_AdaptationJob):
         data: inputs of each task to learn from, by task, as for :class:`AdaMergingJob`.
         options: fields of ``merging.adaptation.options.WemoeOptions``.
         seed: of the batches and the gates.
-        policy: fields of ``merging.policy.Policy``; each task keeps its head unless it says otherwise.
+        policy: fields of ``merging.merge.policy.Policy``; each task keeps its head unless it says otherwise.
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class WemoeJob(_AdaptationJob):
         policy: Mapping[str, Any] | None = None,
     ):
         from merging.adaptation.options import WemoeOptions
+        from merging.merge.policy import Policy
         from merging.options import parse
-        from merging.policy import Policy
 
         _check(task_type, models, data, parse(WemoeOptions, options, owner="WemoeJob"), seed)
         parse(Policy, policy or {}, owner="policy")

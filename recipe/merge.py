@@ -18,10 +18,10 @@ class MergeJob(Job):
         base: model folder that all models were fine-tuned from; None for methods that do not look at it.
         models: model folder of each fine-tuned model, by task.
         extras: what else the method asks for, e.g. ``{"hessians": {task: folder}}``.
-        policy: fields of ``merging.policy.Policy``: what is not plainly merged.
-        output: fields of ``merging.output_options.OutputOptions``: how the result is stored.
-        compute: fields of ``merging.compute_options.ComputeOptions``: memory, device and threads; no part of
-            the job's identity.
+        policy: fields of ``merging.merge.policy.Policy``: what is not plainly merged.
+        output: fields of ``merging.merge.output_options.OutputOptions``: how the result is stored.
+        compute: fields of ``merging.merge.compute_options.ComputeOptions``: memory, device and threads; no
+            part of the job's identity.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class MergeJob(Job):
 
     def update(self) -> None:
         """Ask for the memory and time that the headers of the models call for; configs may ask for others."""
-        from merging.cost import from_headers
         from merging.errors import MergingError
+        from merging.merge.cost import from_headers
 
         try:
             cost = from_headers(
@@ -85,9 +85,9 @@ class MergeJob(Job):
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
-        from merging.model_card import write_card
-        from merging.streaming import merge_checkpoints  # heavy: only in the worker
-        from merging.verification import verify
+        from merging.merge.model_card import write_card
+        from merging.merge.streaming import merge_checkpoints  # heavy: only in the worker
+        from merging.merge.verification import verify
 
         merge_checkpoints(
             method=self.method,
@@ -118,11 +118,11 @@ def check_merge(
 ) -> None:
     """Refuse what a merge would refuse, as far as no tensor is needed: a misspelt option fails here, not
     hours later."""
-    from merging.compute_options import ComputeOptions
+    from merging.merge.compute_options import ComputeOptions
+    from merging.merge.output_options import OutputOptions
+    from merging.merge.policy import Policy
     from merging.methods import check_call
     from merging.options import parse
-    from merging.output_options import OutputOptions
-    from merging.policy import Policy
 
     check_call(method, options, extras, tasks=models.keys(), has_base=base is not None)
     parse(Policy, policy or {}, owner="policy")

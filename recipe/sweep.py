@@ -79,7 +79,7 @@ class BestMergeJob(Job):
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
-        from merging.streaming import merge_checkpoints
+        from merging.merge.streaming import merge_checkpoints
 
         scores = [self._score(point["evaluation"]) for point in self.points]
         best = max(range(len(scores)), key=scores.__getitem__)  # the first of equal ones

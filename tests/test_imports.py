@@ -14,7 +14,7 @@ LIGHT = [
     *ROOT.glob("config/**/*.py"),
     *ROOT.glob("recipe/**/*.py"),
     *ROOT.glob("code/sisyphus/**/*.py"),
-    *(ROOT / "code/merging" / name for name in ("errors.py", "registry.py", "options.py", "policy.py")),
+    *(ROOT / "code/merging" / name for name in ("errors.py", "registry.py", "options.py", "merge/policy.py")),
     *ROOT.glob("code/merging/**/options.py"),
     *ROOT.glob("code/merging/**/__init__.py"),
     *ROOT.glob("code/merging/methods/*.py"),

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging import hub
-from merging.checkpoints import INDEX_NAME, WEIGHTS_NAME, current_name, open_checkpoint
 from merging.errors import CheckpointError, OptionError
+from merging.files import hub
+from merging.files.checkpoints import INDEX_NAME, WEIGHTS_NAME, current_name, open_checkpoint
 from merging.registry import unknown
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from merging.checkpoints import TensorInfo, dtype_name, weights_hash, whole_tensors, write_checkpoint
+from merging.files.checkpoints import TensorInfo, dtype_name, weights_hash, whole_tensors, write_checkpoint
 from merging.hessians.artifact import HessianRecord, write_hessian
 from merging.models import quiet
 from torch import Tensor

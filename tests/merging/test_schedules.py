@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 import torch
 from merging.errors import OptionError
+from merging.merge.streaming import merge_tensors
 from merging.methods import check_call, task_arithmetic
 from merging.schedules import Schedule
-from merging.streaming import merge_tensors
 from torch import Tensor
 from torch.testing import assert_close
 

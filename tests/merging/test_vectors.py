@@ -109,7 +109,7 @@ def several_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("several_threads")
 def test_agrees_with_the_reference_in_pieces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces and threads are for speed: results are the same."""
-    monkeypatch.setattr("merging.tensor_merge.PIECE", 5)
+    monkeypatch.setattr("merging.merge.tensor_merge.PIECE", 5)
     check(path)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from merging import cli
-from merging.command_line import parse
-from merging.cost import from_headers
+from merging.commands import cli
+from merging.commands.command_line import parse
 from merging.errors import CheckpointError, DataError, OptionError
+from merging.merge.cost import from_headers
 from sisyphus import Job, tk
 
 from recipe.data import local, local_model, split

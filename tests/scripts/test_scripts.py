@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from merging import cli, predecessor
+from merging import predecessor
+from merging.commands import cli
 
 ROOT = Path(__file__).parents[2]
 PREDECESSORS = {

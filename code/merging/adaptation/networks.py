@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from merging import models, tasks
 from merging.errors import CheckpointError
-from merging.heads import is_head
+from merging.merge.heads import is_head
 
 if TYPE_CHECKING:
-    from merging.streaming import OpenMerge
+    from merging.merge.streaming import OpenMerge
 
 
 def task_networks(

@@ -26,11 +26,11 @@ from merging.adaptation.options import AdaMergingOptions, check_unlabelled
 from merging.adaptation.progress import Progress
 from merging.data import splits
 from merging.errors import OptionError
+from merging.merge.streaming import Call, OpenMerge, check_output, open_merge
+from merging.merge.tensor_plan import Plan
 from merging.options import check_seed, parse
 from merging.sources import Source
 from merging.sources.statistics import Statistic
-from merging.streaming import Call, OpenMerge, check_output, open_merge
-from merging.tensor_plan import Plan
 
 RECORD_NAME = "adaptation.json"
 
@@ -62,8 +62,8 @@ def adapt(
         options: fields of :class:`merging.adaptation.options.AdaMergingOptions`.
         seed: of the batches; each depends on it, the step and the name of the task only.
         out: model folder to publish.
-        policy: fields of ``merging.policy.Policy``; ``head`` is "per_task" unless it says otherwise.
-        output: fields of ``merging.output_options.OutputOptions``.
+        policy: fields of ``merging.merge.policy.Policy``; ``head`` is "per_task" unless it says otherwise.
+        output: fields of ``merging.merge.output_options.OutputOptions``.
         progress: file to which a JSON line is added every second.
 
     Raises:

@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 
-from merging import heads, tasks
+from merging import tasks
 from merging.adaptation import attachments, surgery
 from merging.adaptation.batches import Inputs
 from merging.adaptation.options import SurgeryOptions, check_unlabelled
 from merging.adaptation.progress import Progress
 from merging.adaptation.surgery import Surgery, SurgeryTraining
-from merging.checkpoints import check_disk_space, open_checkpoint
 from merging.data import splits
+from merging.files.checkpoints import check_disk_space, open_checkpoint
+from merging.files.publishing import published_folder
+from merging.merge import heads
+from merging.merge.streaming import check_output
 from merging.options import check_seed, parse
-from merging.publishing import published_folder
-from merging.streaming import check_output
 
 
 def operate(

@@ -23,8 +23,8 @@ from merging.adaptation.run import keep_task_vectors
 from merging.adaptation.wemoe import Gate, find_mlps, upscale, width_of
 from merging.data import splits
 from merging.errors import CheckpointError, DivergenceError
+from merging.merge.streaming import check_output, open_merge
 from merging.options import check_seed, parse
-from merging.streaming import check_output, open_merge
 
 
 def upscale_and_learn(
@@ -54,8 +54,8 @@ def upscale_and_learn(
         options: fields of :class:`merging.adaptation.options.WemoeOptions`.
         seed: of the batches and of the gates' first weights.
         out: model folder to publish, with ``wemoe.safetensors`` and ``wemoe.json``.
-        policy: fields of ``merging.policy.Policy``; ``head`` is "per_task" unless it says otherwise.
-        output: fields of ``merging.output_options.OutputOptions``.
+        policy: fields of ``merging.merge.policy.Policy``; ``head`` is "per_task" unless it says otherwise.
+        output: fields of ``merging.merge.output_options.OutputOptions``.
         progress: file to which a JSON line is added every second.
 
     Raises:

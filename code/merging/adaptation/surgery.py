@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from merging.adaptation.options import SurgeryOptions
 from merging.errors import CheckpointError, DivergenceError
-from merging.heads import is_head
+from merging.merge.heads import is_head
 
 WEIGHTS_NAME = "surgery.safetensors"
 RECORD_NAME = "surgery.json"

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from merging import methods
 from merging.adapters.low_rank import Truncated, Update, concat, knots, truncate
 from merging.adapters.opened import Adapters, all_modules, matrix_shape, update_of, updates_of
-from merging.checkpoints import TensorInfo
 from merging.errors import OptionError
+from merging.files.checkpoints import TensorInfo
+from merging.merge.streaming import Call, merge_tensors
 from merging.sources import Source, for_computing
 from merging.sources.adapter import AdapterSource, add_product
 from merging.sources.adapter_folder import AdapterFolder, Scaled
-from merging.streaming import Call, merge_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.tensor_merge import TensorMerge
+    from merging.merge.tensor_merge import TensorMerge
 
 LINEAR_METHODS = ("average", "task_arithmetic")
 """Methods whose result is a sum of updates times numbers."""

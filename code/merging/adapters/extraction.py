@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from merging.adapters.low_rank import Truncated, truncate
 from merging.adapters.writing import Layout, write_lora
-from merging.checkpoints import FLOAT_DTYPES, torch_dtype
 from merging.errors import CheckpointError, OptionError
-from merging.publishing import published_folder
+from merging.files.checkpoints import FLOAT_DTYPES, torch_dtype
+from merging.files.publishing import published_folder
 from merging.sources import Source, for_computing
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from merging.adapters.opened import Adapters, low_ranks
 from merging.adapters.writing import Layout
-from merging.checkpoints import torch_dtype
 from merging.errors import CheckpointError, OptionError
+from merging.files.checkpoints import torch_dtype
 from merging.sources import for_computing
 from merging.sources.adapter_folder import Scaled
 

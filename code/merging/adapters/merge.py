@@ -39,13 +39,13 @@ from merging.adapters.low_rank import Update, concat, linear
 from merging.adapters.opened import Adapters, low_ranks
 from merging.adapters.writing import write_lora, write_vectors
 from merging.errors import CheckpointError, OptionError
-from merging.model_card import described, write_card
-from merging.publishing import published_folder
+from merging.files.publishing import published_folder
+from merging.merge.model_card import described, write_card
+from merging.merge.streaming import merge_checkpoints
 from merging.registry import unknown
 from merging.sources.adapter import AdapterSource
 from merging.sources.adapter_folder import AdapterFolder, Scaled, is_adapter
 from merging.sources.opening import open_model
-from merging.streaming import merge_checkpoints
 
 Result = Literal["dense", "svd", "concat", "knots", "factors", "linear", "vectors"]
 RESULTS: tuple[str, ...] = get_args(Result)

@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging import hub, models
-from merging.checkpoints import open_checkpoint
+from merging import models
 from merging.data import columns, sources
 from merging.data.sources import Source
 from merging.errors import CheckpointError, DataError, OptionError
-from merging.publishing import published_folder
+from merging.files import hub
+from merging.files.checkpoints import open_checkpoint
+from merging.files.publishing import published_folder
 from merging.registry import unknown
 
 if TYPE_CHECKING:

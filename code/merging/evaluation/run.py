@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from merging import heads, models, tasks
+from merging import models, tasks
 from merging.adaptation import attachments
-from merging.checkpoints import open_checkpoint
 from merging.data import encoded, splits
 from merging.errors import DataError, DiskSpaceError, OptionError
 from merging.evaluation import metrics
 from merging.evaluation.options import EvaluationOptions, PredictionOptions
+from merging.files.checkpoints import open_checkpoint
+from merging.files.publishing import is_disk_full, published_folder
+from merging.merge import heads
 from merging.options import parse
-from merging.publishing import is_disk_full, published_folder
 from merging.tasks import TaskType
 
 if TYPE_CHECKING:

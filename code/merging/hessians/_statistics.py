@@ -20,7 +20,7 @@ from merging.hessians.options import HessianOptions
 if TYPE_CHECKING:
     import transformers
 
-    from merging.checkpoints import Checkpoint
+    from merging.files.checkpoints import Checkpoint
 
 
 class Sums(ABC):

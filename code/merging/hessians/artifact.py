@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from merging.checkpoints import Checkpoint
 from merging.errors import CheckpointError
+from merging.files.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class HessianRecord:
     num_train_examples: int
     """Examples in the training set; merges multiply the mean by it."""
     model_hash: str
-    """``merging.checkpoints.weights_hash`` of the model."""
+    """``merging.files.checkpoints.weights_hash`` of the model."""
     model: str
     """Folder of the model, for people."""
     data: Any

@@ -18,15 +18,15 @@ import transformers
 from torch import Tensor
 
 from merging import hessians, tasks
-from merging.checkpoints import check_disk_space, open_checkpoint, weights_hash
 from merging.data import encoded, splits
 from merging.errors import DataError, MergingError
+from merging.files.checkpoints import check_disk_space, open_checkpoint, weights_hash
+from merging.files.publishing import published_folder
 from merging.hessians import _categorical
 from merging.hessians._per_example import Cotangents
 from merging.hessians._statistics import open_sums
 from merging.hessians.artifact import HessianRecord, write_hessian
 from merging.options import check_seed
-from merging.publishing import published_folder
 
 _PROGRESS_INTERVAL_S = 1.0
 

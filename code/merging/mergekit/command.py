@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.command_line import Argument, Command, Parser, announce
-from merging.compute_options import ComputeOptions
-from merging.output_options import OutputOptions
+from merging.commands.command_line import Argument, Command, Parser, announce
+from merging.merge.compute_options import ComputeOptions
+from merging.merge.output_options import OutputOptions
 
 _SUFFIXES = (".yml", ".yaml")
 

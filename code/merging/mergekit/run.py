@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from merging import hub
-from merging.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
-from merging.cost import Cost
 from merging.errors import OptionError
-from merging.heads import is_head
+from merging.files import hub
+from merging.merge.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
+from merging.merge.cost import Cost
+from merging.merge.heads import is_head
+from merging.merge.streaming import Call, OpenMerge, check_output, label_of, set_dtype
 from merging.mergekit import chat_template, translate
 from merging.mergekit.arrange import Arrangement, Opened, arrange
 from merging.mergekit.config import Config, Reference, read_file
 from merging.mergekit.vocabulary import join, truncate
 from merging.sources.opening import open_model
-from merging.streaming import Call, OpenMerge, check_output, label_of, set_dtype
 from merging.vocabulary.alignment import Alignment
 from merging.vocabulary.tokenizer import TOKENIZER_FILES
 
@@ -46,8 +46,8 @@ def merge_file(
     Args:
         file: the YAML file.
         out: the folder to make.
-        output: fields of ``merging.output_options.OutputOptions``; its dtype wins over the file's.
-        compute: fields of ``merging.compute_options.ComputeOptions``.
+        output: fields of ``merging.merge.output_options.OutputOptions``; its dtype wins over the file's.
+        compute: fields of ``merging.merge.compute_options.ComputeOptions``.
         announce: is told what the merge will take before it starts.
 
     Raises:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from merging.compatibility import vocabulary_size
 from merging.errors import OptionError
+from merging.merge.compatibility import vocabulary_size
 from merging.mergekit import translate
 from merging.mergekit.arrange import Opened
 from merging.mergekit.config import Config, Reference, TokenSource

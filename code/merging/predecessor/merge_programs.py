@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.command_line import Parser
+from merging.commands.command_line import Parser
 from merging.errors import OptionError
 from merging.predecessor.messages import run, say
 from merging.predecessor.parameters import choose
@@ -65,7 +65,7 @@ def _merge(
     method: str, options: Mapping[str, Any], found: Any, models: Mapping[str, str], extras: Mapping[str, Any]
 ) -> None:
     choose("task_type", found.task_type, (*TASK_TYPES, *TASK_TYPES.values()))
-    from merging.streaming import merge_checkpoints
+    from merging.merge.streaming import merge_checkpoints
 
     merge_checkpoints(
         method=method,

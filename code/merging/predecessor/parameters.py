@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from merging.command_line import Parser, read_config
+from merging.commands.command_line import Parser, read_config
 from merging.errors import OptionError
 from merging.predecessor.messages import note
 from merging.registry import unknown

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from merging.errors import OptionError
 from merging.evaluation.run import Evaluator
-from merging.publishing import published_folder
-from merging.streaming import OpenMerge, open_merge
+from merging.files.publishing import published_folder
+from merging.merge.streaming import OpenMerge, open_merge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ def evaluate_merge(
     """Merge in memory, evaluate on all tasks, and keep no model: only what it predicted and how good that is.
 
     Args:
-        merge: arguments of :func:`merging.streaming.open_merge`.
+        merge: arguments of :func:`merging.merge.streaming.open_merge`.
         task_type: a file in ``tasks/``.
         data: test set of each task.
         options: fields of :class:`merging.evaluation.options.EvaluationOptions`.
@@ -68,7 +68,7 @@ def merged_tensors(opened: OpenMerge) -> dict[str, Tensor]:
     """Every tensor of a merge, in memory."""
     import torch
 
-    from merging.checkpoints import torch_dtype
+    from merging.files.checkpoints import torch_dtype
 
     found = {
         name: torch.empty(info.num_elements, dtype=torch_dtype(info.dtype))

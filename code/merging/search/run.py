@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from merging import tasks
 from merging.errors import DataError
-from merging.publishing import published_folder
+from merging.files.publishing import published_folder
+from merging.merge.streaming import open_merge
 from merging.search.greedy import greedy_soup
 from merging.search.options import Range, SearchOptions, check_search, options_at
 from merging.search.points import evaluator_for, merged_tensors
-from merging.streaming import open_merge
 
 if TYPE_CHECKING:
     import optuna
@@ -43,7 +43,8 @@ def search(
     trials, however often it was interrupted.
 
     Args:
-        merge: arguments of :func:`merging.streaming.open_merge`; its options are those that stay the same.
+        merge: arguments of :func:`merging.merge.streaming.open_merge`; its options are those that stay the
+            same.
         space: what is searched for; see :func:`merging.search.options.check_search`.
         task_type: a file in ``tasks/``.
         data: validation set of each task; never the test sets that results are reported on.

@@ -9,15 +9,15 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from merging.checkpoints import TensorInfo
 from merging.errors import CheckpointError
+from merging.files.checkpoints import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Source(Protocol):
-    """Tensors by name; ``merging.checkpoints.Checkpoint`` is one."""
+    """Tensors by name; ``merging.files.checkpoints.Checkpoint`` is one."""
 
     @property
     def label(self) -> str:

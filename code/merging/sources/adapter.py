@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merging.checkpoints import TensorInfo
 from merging.errors import CheckpointError
+from merging.files.checkpoints import TensorInfo
 from merging.sources import Source, for_computing, read_for_computing
 from merging.sources.adapter_folder import AdapterFolder, LowRank, Scaled, Tokens
 from merging.sources.adapter_names import match_modules, match_name

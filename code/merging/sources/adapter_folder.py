@@ -19,8 +19,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from merging.checkpoints import Checkpoint, TensorInfo
 from merging.errors import CheckpointError
+from merging.files.checkpoints import Checkpoint, TensorInfo
 from merging.sources import Source, for_computing
 from merging.sources.pickled import PickledCheckpoint
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints import TensorInfo
 from merging.errors import CheckpointError, OptionError
+from merging.files.checkpoints import TensorInfo
 from merging.sources import Source
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from merging.checkpoints import TensorInfo, dtype_name
+from merging.files.checkpoints import TensorInfo, dtype_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from merging.checkpoints import INDEX_NAME, WEIGHTS_NAME, current_name, open_checkpoint
-from merging.compatibility import read_config
 from merging.errors import CheckpointError
+from merging.files.checkpoints import INDEX_NAME, WEIGHTS_NAME, current_name, open_checkpoint
+from merging.merge.compatibility import read_config
 from merging.sources import Source
 from merging.sources.adapter import AdapterSource
 from merging.sources.adapter_folder import is_adapter

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints import TensorInfo, current_name, dtype_name
 from merging.errors import CheckpointError
-from merging.fingerprint import fingerprint
+from merging.files.checkpoints import TensorInfo, current_name, dtype_name
+from merging.files.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class PickledCheckpoint:
         return self._tensors[name].reshape(-1)[start:stop].clone()
 
     def digest(self) -> str:
-        """Name the content; see ``merging.checkpoints.Checkpoint.digest``."""
+        """Name the content; see ``merging.files.checkpoints.Checkpoint.digest``."""
         import torch
 
         def read(name: str, start: int, stop: int) -> bytes:

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints import TensorInfo
 from merging.errors import CheckpointError
+from merging.files.checkpoints import TensorInfo
 from merging.sources import Source, read_for_computing
 
 if TYPE_CHECKING:

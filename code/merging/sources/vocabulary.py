@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from merging.checkpoints import TensorInfo, torch_dtype
+from merging.files.checkpoints import TensorInfo, torch_dtype
 from merging.sources import Source
 from merging.sources.layers import split_name
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from merging.publishing import published_folder
+from merging.files.publishing import published_folder
 from merging.tables.rows import check
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from merging.errors import DivergenceError
-from merging.publishing import published_folder
+from merging.files.publishing import published_folder
 
 _BEST = "best-"
 _CHECKPOINT = "checkpoint-"  # the Trainer's name

@@ -32,11 +32,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from merging import models
-from merging.checkpoints import weights_hash
 from merging.data import splits
 from merging.errors import MergingError, OptionError
+from merging.files.checkpoints import weights_hash
+from merging.files.publishing import published_folder
 from merging.hessians.artifact import HessianRecord, write_hessian
-from merging.publishing import published_folder
 
 MOMENTUM, HESS = "momentum", "hess"
 

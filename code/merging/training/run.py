@@ -28,12 +28,12 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from merging import models, tasks
-from merging.checkpoints import check_disk_space
 from merging.data import encoded, splits
 from merging.errors import DataError, DiskSpaceError, OptionError
 from merging.evaluation import metrics
+from merging.files.checkpoints import check_disk_space
+from merging.files.publishing import is_disk_full, published_folder
 from merging.options import check_seed, parse
-from merging.publishing import is_disk_full, published_folder
 from merging.tasks import TaskType
 from merging.training.callbacks import BestEpoch, Guard, Progress, WholeCheckpoints, last_checkpoint
 from merging.training.options import TrainingOptions

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from merging.compatibility import vocabulary_size
 from merging.errors import CheckpointError
+from merging.merge.compatibility import vocabulary_size
 from merging.sources import Source
 from merging.sources.vocabulary import VocabularySource, vocabulary_tensors
 from merging.vocabulary.joint import Given, Joint, Kind, Member, make_joint

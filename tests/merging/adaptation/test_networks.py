@@ -14,7 +14,7 @@ from merging.adaptation.networks import share_parameters, stored_names, task_net
 from merging.adaptation.run import adapt
 from merging.adaptation.run_wemoe import upscale_and_learn
 from merging.errors import CheckpointError
-from merging.streaming import merge_checkpoints, open_merge
+from merging.merge.streaming import merge_checkpoints, open_merge
 from safetensors.torch import load_file, save_file
 from torch import nn
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from merging import heads, progress, tasks
+from merging import progress, tasks
 from merging.adaptation.entropy import mean_entropy
 from merging.adaptation.run import adapt
 from merging.data import encoded
 from merging.errors import OptionError
-from merging.streaming import merge_checkpoints
+from merging.merge import heads
+from merging.merge.streaming import merge_checkpoints
 from safetensors.torch import load_file
 
 OPTIONS = {"num_steps": 6, "batch_size": 5, "learning_rate": 0.05, "max_tokens": 16}

@@ -20,7 +20,7 @@ from merging.adaptation.surgery import (
 )
 from merging.errors import CheckpointError, DivergenceError, OptionError
 from merging.evaluation.run import evaluate
-from merging.streaming import merge_checkpoints
+from merging.merge.streaming import merge_checkpoints
 from torch import nn
 
 OPTIONS = SurgeryOptions(rank=2, learning_rate=0.05)

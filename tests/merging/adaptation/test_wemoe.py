@@ -14,7 +14,7 @@ from merging.adaptation.run_wemoe import upscale_and_learn
 from merging.adaptation.wemoe import Gate, find_mlps, pooled, upscale, width_of
 from merging.errors import CheckpointError
 from merging.evaluation.run import evaluate
-from merging.streaming import merge_checkpoints
+from merging.merge.streaming import merge_checkpoints
 from torch import Tensor, nn
 
 SIZES: dict[str, Any] = {"num_attention_heads": 2, "intermediate_size": 12, "hidden_size": 8}

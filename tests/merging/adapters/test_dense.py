@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from merging.checkpoints import open_checkpoint
 from merging.errors import CheckpointError
-from merging.streaming import merge_checkpoints, merge_tensors
+from merging.files.checkpoints import open_checkpoint
+from merging.merge.streaming import merge_checkpoints, merge_tensors
 
 CONFIGS = {
     "a": {"target_modules": ["query", "dense"], "r": 3, "task_type": "SEQ_CLS"},

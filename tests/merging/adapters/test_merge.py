@@ -12,12 +12,12 @@ import pytest
 import torch
 from merging.adapters import RESULTS, as_adapter, merge_adapters
 from merging.adapters.combining import LINEAR_METHODS
-from merging.checkpoints import weights_hash
 from merging.errors import CheckpointError, OptionError
+from merging.files.checkpoints import weights_hash
+from merging.merge.streaming import merge_tensors
 from merging.sources.adapter import AdapterSource
 from merging.sources.adapter_folder import AdapterFolder
 from merging.sources.memory import MemoryCheckpoint
-from merging.streaming import merge_tensors
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from merging.checkpoints import weights_hash
 from merging.errors import CheckpointError
+from merging.files.checkpoints import weights_hash
 from merging.sources.adapter import AdapterSource
 from merging.sources.opening import open_model
 from merging.sources.pickled import PickledCheckpoint

@@ -11,7 +11,7 @@ from merging import models, tasks
 from merging.data import splits
 from merging.errors import DataError, OptionError
 from merging.evaluation.run import Evaluator, evaluate, predict
-from merging.streaming import merge_checkpoints
+from merging.merge.streaming import merge_checkpoints
 from safetensors.torch import load_file, save_file
 
 TASK = "sequence_classification"

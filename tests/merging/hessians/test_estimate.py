@@ -10,8 +10,8 @@ import datasets
 import pytest
 import torch
 from merging import models, tasks
-from merging.checkpoints import open_checkpoint, weights_hash
 from merging.errors import CheckpointError, DataError, MergingError, OptionError, UnknownNameError
+from merging.files.checkpoints import open_checkpoint, weights_hash
 from merging.hessians import fisher_mc
 from merging.hessians.artifact import StoredHessian
 from merging.hessians.estimate import estimate

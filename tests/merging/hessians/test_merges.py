@@ -9,7 +9,7 @@ import pytest
 import torch
 from merging.errors import CheckpointError
 from merging.hessians.estimate import estimate
-from merging.streaming import merge_checkpoints
+from merging.merge.streaming import merge_checkpoints
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

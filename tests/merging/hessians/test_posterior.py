@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from merging import tasks
-from merging.checkpoints import weights_hash
+from merging.files.checkpoints import weights_hash
 from merging.hessians.artifact import StoredHessian
 from merging.sources.stored_statistics import open_statistics
 from merging.training.ivon import HESS, Ivon, IvonOptions, write_posterior

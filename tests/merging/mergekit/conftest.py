@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from merging.checkpoints import open_checkpoint
+from merging.files.checkpoints import open_checkpoint
 from merging.mergekit.run import merge_file
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers

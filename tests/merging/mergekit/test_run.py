@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from merging.checkpoints import open_checkpoint
-from merging.cli import main
+from merging.commands.cli import main
 from merging.errors import CheckpointError, OptionError
+from merging.files.checkpoints import open_checkpoint
+from merging.merge.streaming import merge_tensors
 from merging.mergekit.translate import METHODS
-from merging.streaming import merge_tensors
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -300,7 +300,7 @@ def test_models_of_the_hub(three: list[Path], run: Run, monkeypatch: pytest.Monk
         asked.append((name, revision))
         return three[2], "commit"
 
-    monkeypatch.setattr("merging.hub.model_folder", model_folder)
+    monkeypatch.setattr("merging.files.hub.model_folder", model_folder)
     models = [{"model": "m1"}, {"model": "org/name@main"}]
     merged = run(file_for("linear") | {"models": models})
     torch.testing.assert_close(merged[HEAD], merged_by_us("average", {}, None, *three[1:])[HEAD])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from merging import methods
+from merging.merge.streaming import merge_tensors
+from merging.merge.tensor_merge import InputPieces
 from merging.methods._seam import Factors, MaskFisher, Parameter
-from merging.streaming import merge_tensors
-from merging.tensor_merge import InputPieces
 
 Inputs = dict[str, Any]
 

@@ -37,7 +37,7 @@ def test_threshold_is_of_the_whole_parameter(
     make_inputs: MakeInputs, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = make_inputs("arcee_fusion", shape=(11, 6))
-    monkeypatch.setattr("merging.tensor_merge.PIECE", 12)
+    monkeypatch.setattr("merging.merge.tensor_merge.PIECE", 12)
     assert torch.equal(run("arcee_fusion", inputs), reference(inputs["base"], inputs["models"]["a"]))
 
 

@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
-from merging import tensor_merge
 from merging.errors import CheckpointError, OptionError
+from merging.merge import tensor_merge
+from merging.merge.streaming import merge_tensors
 from merging.methods import fisher_mask_nodes
 from merging.methods._node_roles import Place, place
 from merging.methods._seam import MaskFisher
 from merging.methods._weights import WeightRange
-from merging.streaming import merge_tensors
 from torch import Tensor
 from torch.testing import assert_close
 

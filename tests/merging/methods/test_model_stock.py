@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from merging.streaming import merge_tensors
+from merging.merge.streaming import merge_tensors
 from torch import Tensor
 from torch.testing import assert_close
 

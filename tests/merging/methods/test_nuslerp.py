@@ -56,7 +56,7 @@ def test_columns_and_rows_in_pieces(
 ) -> None:
     inputs = make_inputs("nuslerp", shape=(9, 4))
     whole = run("nuslerp", inputs, axis=axis)
-    monkeypatch.setattr("merging.tensor_merge.PIECE", 8)
+    monkeypatch.setattr("merging.merge.tensor_merge.PIECE", 8)
     assert_close(run("nuslerp", inputs, axis=axis), whole)
 
 

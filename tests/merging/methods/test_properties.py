@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from merging import tensor_merge
+from merging.merge import tensor_merge
 from merging.methods._seam import Factors, MaskFisher
 from torch import Tensor
 from torch.testing import assert_close

@@ -29,7 +29,7 @@ def test_growth_is_bounded(run: Run) -> None:
 
 
 def test_counts_are_of_the_whole_parameter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merging.tensor_merge.PIECE", 1)
+    monkeypatch.setattr("merging.merge.tensor_merge.PIECE", 1)
     assert_close(run("ramplus", inputs(), r=0.5, alpha=10.0), torch.tensor([1.25, 2.5, 3.0, 1.5]))
 
 

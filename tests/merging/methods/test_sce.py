@@ -37,12 +37,12 @@ def test_formula(select_topk: float, parity: bool, make_inputs: MakeInputs, run:
 def test_selection_in_pieces(make_inputs: MakeInputs, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs("sce", shape=(11, 5))
     whole = run("sce", inputs, select_topk=0.3)
-    monkeypatch.setattr("merging.tensor_merge.PIECE", 7)
+    monkeypatch.setattr("merging.merge.tensor_merge.PIECE", 7)
     assert_close(run("sce", inputs, select_topk=0.3), whole)
 
 
 def test_of_equal_variances_the_first_are_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merging.tensor_merge.PIECE", 2)
+    monkeypatch.setattr("merging.merge.tensor_merge.PIECE", 2)
     base = torch.zeros(6)
     models = {
         "a": torch.tensor([0.0, 1.0, 3.0, 1.0, 1.0, 0.0]),

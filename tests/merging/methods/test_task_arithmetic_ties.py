@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from merging.errors import OptionError
-from merging.streaming import merge_tensors
+from merging.merge.streaming import merge_tensors
 from torch import Tensor
 
 NEUTRAL = {"density": 1.0}

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 from merging.errors import OptionError
+from merging.merge.streaming import merge_tensors
 from merging.methods import wudi
-from merging.streaming import merge_tensors
 from torch import Tensor
 from torch.testing import assert_close
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from merging import cli, models
+from merging import models
+from merging.commands import cli
 from merging.errors import DataError
 from merging.evaluation.run import evaluate
+from merging.merge.streaming import merge_checkpoints
 from merging.search import run as search_module
 from merging.search.points import evaluate_merge
 from merging.search.run import search
-from merging.streaming import merge_checkpoints
 from safetensors.torch import load_file, save_file
 
 TASK = "sequence_classification"

@@ -11,7 +11,7 @@ from merging.adaptation.options import AdaMergingOptions, SurgeryOptions, WemoeO
 from merging.adaptation.run import keep_task_vectors
 from merging.adaptation.surgery import Surgery, SurgeryTraining
 from merging.adaptation.wemoe import Gate, upscale
-from merging.streaming import Call
+from merging.merge.streaming import Call
 from torch import Tensor, nn
 from torch.nn import functional
 

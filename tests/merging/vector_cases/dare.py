@@ -5,8 +5,8 @@ from decimal import Decimal
 from typing import Any
 from unittest.mock import patch
 
+from merging.merge.streaming import merge_tensors
 from merging.methods import _dare
-from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("dare", "mk_dare")

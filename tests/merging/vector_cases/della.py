@@ -5,8 +5,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from merging.merge.streaming import merge_tensors
 from merging.methods import _della
-from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("mk_della",)

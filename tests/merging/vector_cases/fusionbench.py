@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from merging.merge.streaming import merge_tensors
 from merging.methods import _tall, emr
-from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("fb_emr", "fb_magmax", "fb_iso_c", "fb_iso_cts", "fb_tall", "fb_tsvm", "fb_wudi")

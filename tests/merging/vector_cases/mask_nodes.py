@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from merging.merge.streaming import merge_tensors
 from merging.methods._seam import MaskFisher
-from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("fisher_mask_nodes",)

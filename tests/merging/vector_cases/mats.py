@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from merging.merge.streaming import merge_tensors
 from merging.methods._seam import Factors
-from merging.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("mats_cg",)

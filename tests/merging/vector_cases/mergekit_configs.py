@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from merging.checkpoints import open_checkpoint
+from merging.files.checkpoints import open_checkpoint
 from merging.mergekit.run import merge_file
 from safetensors.torch import save_file
 from torch import Tensor

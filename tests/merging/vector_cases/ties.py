@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from merging.streaming import merge_tensors
+from merging.merge.streaming import merge_tensors
 from torch import Tensor
 
 PREFIXES = ("ties", "mats_ties", "mk_ties")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from merging.checkpoints import open_checkpoint
 from merging.errors import CheckpointError, OptionError
-from merging.streaming import merge_checkpoints, open_merge
+from merging.files.checkpoints import open_checkpoint
+from merging.merge.streaming import merge_checkpoints, open_merge
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
@@ -191,7 +191,7 @@ def test_refusals(folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pyte
     with pytest.raises(CheckpointError, match=r"token 'bad' is number 2 in base and 1 in models\['left'\]"):
         merged(folders, tmp_path, "error")
     with monkeypatch.context() as patch:
-        patch.setattr("merging.streaming.write_checkpoint", None)  # refused before anything is merged
+        patch.setattr("merging.merge.streaming.write_checkpoint", None)  # refused before anything is merged
         stored = (folders["left"] / "tokenizer.json").read_text()
         (folders["left"] / "tokenizer.json").write_text(stored.replace("WordLevel", "WordPiece"))
         with pytest.raises(CheckpointError, match="tokenizers differ in kind"):

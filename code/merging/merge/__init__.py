@@ -1,0 +1,1 @@
+"""One merge: what is merged, what is kept, piece by piece, from folders or memory to a folder or memory."""
