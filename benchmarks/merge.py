@@ -11,7 +11,8 @@ seconds        of the whole process, Python's start and imports included
 merge          seconds less those of a process that only starts and imports torch ("start-up")
 limit          reading every input of the method from the page cache and writing the output, nothing else;
                inside of its process, with one thread and blocks of 8 MiB
-peak, anon     largest resident memory, of which anonymous (sampled every 10 ms), in MiB
+peak, anon     largest memory of the process and its children, what they share counted once, and of that
+               anonymous memory (sampled every 10 ms), in MiB
 
 Everything is the median of the rounds. mergekit is run with the interpreter of an environment that has it.
 """
@@ -236,18 +237,32 @@ def mergekit_config(folder: Path, case: Case) -> str:
     return json.dumps(config | {"models": models})
 
 
+def memory_of(pid: int) -> dict[str, int]:
+    """KiB that a process and its children hold, what they share counted once; 0 for a process that ended."""
+    total = {"Pss:": 0, "Pss_Anon:": 0}
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            key, *rest = line.split()
+            if key in total:
+                total[key] += int(rest[0])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return total
+    for child in children:
+        for key, value in memory_of(int(child)).items():
+            total[key] += value
+    return total
+
+
 def measured(command: Sequence[str]) -> dict[str, Any]:
     """Run a process: whole seconds, peak memory in bytes, what it printed."""
     start = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        anon = 0
+        peak = anon = 0
         while True:
-            try:
-                text = Path(f"/proc/{process.pid}/status").read_text()
-            except FileNotFoundError:
-                text = ""
-            anon = max([anon, *(int(line.split()[1]) for line in text.splitlines() if line[:7] == "RssAnon")])
+            held = memory_of(process.pid)
+            peak, anon = max(peak, held["Pss:"]), max(anon, held["Pss_Anon:"])
             done, status, usage = os.wait4(process.pid, os.WNOHANG)
             if done:
                 break
@@ -260,7 +275,7 @@ def measured(command: Sequence[str]) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command)} failed:\n{printed[-3000:]}")
     return {
         "seconds": seconds,
-        "peak": usage.ru_maxrss * 1024,
+        "peak": max(peak, usage.ru_maxrss) * 1024,
         "anon": anon * 1024,
         "cpu": usage.ru_utime + usage.ru_stime,
         "printed": printed,

@@ -18,6 +18,9 @@ PathLike = str | os.PathLike[str]
 PROCESS_BYTES = 320 * 2**20
 """What Python, torch and the headers take before the first tensor, with some room; measured 230 MiB."""
 
+CHILD_BYTES = 96 * 2**20
+"""What each further process of a merge takes before its first tensor."""
+
 BYTES_PER_SECOND = 500 * 10**6
 """Assumed for reading and writing together: a network disk, or a slow local one. Files that are in the page
 cache are merged ten times as fast."""

@@ -395,7 +395,7 @@ class OpenMerge:
             write_checkpoint(
                 folder,
                 self.infos,
-                self.run,
+                merge.run_shared,
                 max_shard_bytes=self._output.max_shard_bytes,
                 is_complete=journal.has,
                 complete=lambda file: journal.add(file, merge.counted.as_json()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from merging.errors import OptionError
 from merging.files.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
 from merging.merge.compute_options import ComputeOptions
-from merging.merge.cost import PROCESS_BYTES, Cost, num_cpus
+from merging.merge.cost import CHILD_BYTES, PROCESS_BYTES, Cost, num_cpus
 from merging.merge.devices import Gpu, Processor, open_device
+from merging.merge.processes import can_fork, map_in_processes
 from merging.merge.tensor_plan import Plan
 from merging.merge.workers import Workers
 from merging.methods._seam import Granularity
@@ -34,11 +36,14 @@ Input = Source | Statistic | Mapping[str, Source] | Mapping[str, Statistic]
 Sink = Callable[[str, int, "Tensor"], None]
 """Takes a piece of the output: name, first element, values in the stored dtype. Called on several threads."""
 
-PIECE = 2**19
+PIECE = 2**18
 """Elements that an elementwise method gets at a time. Small enough to stay near the processor and to be used
 again in place of asking for memory, which is most of the time of a merge by whole tensors; large enough that
-threads seldom meet at the interpreter's lock (with a quarter of it, two threads are hardly faster than one).
+the interpreter has little to do.
 Sums that methods take over a parameter depend on it in the last bits, so it is the same on every machine."""
+
+SHARED_ELEMENTS = 2**24
+"""From so many elements on, a merge into files is shared between processes."""
 
 
 @dataclass(frozen=True)
@@ -313,6 +318,52 @@ class TensorMerge:
         self.summary  # noqa: B018 - taken before the first tensor
         with self._workers() as workers:
             workers.map(lambda name: self._tensor(name, sink, workers), names)
+
+    def run_shared(self, names: Iterable[str], sink: Sink) -> None:
+        """As ``run``, for a sink that several processes may call, such as one that writes into a file.
+
+        Large models are shared out between processes: two threads in pieces that stay in a processor's cache
+        wait for the interpreter's lock half of the time.
+
+        Raises:
+            CheckpointError: an input or the result has NaN or infinite values.
+        """
+        names = list(names)
+        sizes = [self.infos[name].num_elements for name in names]
+        num_processes = self._num_processes(sum(sizes), len(names))
+        if num_processes == 1:
+            self.run(names, sink)
+            return
+        self.summary  # noqa: B018 - taken once, for all processes
+        before = self.counted, self._compute, self._max_bytes
+
+        def work(share: Sequence[str]) -> Counted:
+            self.counted, self._compute = Counted(), dataclasses.replace(self._compute, num_threads=1)
+            if self._max_bytes is not None:
+                self._max_bytes = self._share_of_room(num_processes)
+            self.run(share, sink)
+            return self.counted
+
+        try:
+            found = map_in_processes(work, names, sizes, num_processes)
+        finally:
+            self.counted, self._compute, self._max_bytes = before
+        for counted in found:
+            self.counted.add(counted)
+
+    def _num_processes(self, num_elements: int, num_names: int) -> int:
+        """How many processes are worth their start, and fit into the memory that is allowed."""
+        if self._device.piece is not None or not can_fork() or num_elements < SHARED_ELEMENTS:
+            return 1
+        wanted = min(self._compute.num_threads or num_cpus(), num_names)
+        if self._max_bytes is None:
+            return wanted
+        needed = max((piece.num_bytes for piece in self._first_pieces()), default=0)
+        return max((n for n in range(1, wanted + 1) if self._share_of_room(n) >= needed), default=1)
+
+    def _share_of_room(self, num_processes: int) -> int:
+        assert self._max_bytes is not None
+        return (self._max_bytes - (num_processes - 1) * CHILD_BYTES) // num_processes
 
     def _tensor(self, name: str, sink: Sink, workers: Workers) -> None:
         """Compute one tensor of the output."""
