@@ -12,7 +12,7 @@ merge          seconds less those of a process that only starts and imports torc
 limit          reading every input of the method from the page cache and writing the output, nothing else;
                inside of its process, with one thread and blocks of 8 MiB
 peak, anon     largest memory of the process and its children, what they share counted once, and of that
-               anonymous memory (sampled every 10 ms), in MiB
+               anonymous memory (sampled every 200 ms), in MiB
 
 Everything is the median of the rounds. mergekit is run with the interpreter of an environment that has it.
 """
@@ -20,6 +20,7 @@ Everything is the median of the rounds. mergekit is run with the interpreter of 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -260,9 +261,10 @@ def measured(command: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         peak = anon = 0
-        while True:
-            held = memory_of(process.pid)
-            peak, anon = max(peak, held["Pss:"]), max(anon, held["Pss_Anon:"])
+        for tick in itertools.count():
+            if tick % 20 == 0:  # to look takes a few ms of a processor that the merge could use
+                held = memory_of(process.pid)
+                peak, anon = max(peak, held["Pss:"]), max(anon, held["Pss_Anon:"])
             done, status, usage = os.wait4(process.pid, os.WNOHANG)
             if done:
                 break
