@@ -135,12 +135,13 @@ def merge(
         empty = precision == 0
         anchor.masked_fill_(empty, 1.0 if options.anchor == "task_arithmetic" else 0.0)
     merged = base.clone()
+    pull, difference = torch.empty_like(base), torch.empty_like(base)  # once, which stay in the cache
     for task, factor in alpha.items():
         if empty is None:
-            pull = torch.addcdiv(anchor, hessians[task], precision)
+            torch.addcdiv(anchor, hessians[task], precision, out=pull)
         else:
-            pull = (hessians[task] / precision).masked_fill_(empty, 0.0).add_(anchor)
-        merged.addcmul_(pull, models[task] - base, value=factor)
+            torch.div(hessians[task], precision, out=pull).masked_fill_(empty, 0.0).add_(anchor)
+        merged.addcmul_(pull, torch.sub(models[task], base, out=difference), value=factor)
         if watch is not None:
             watch(task, pull, factor=factor)
     return merged

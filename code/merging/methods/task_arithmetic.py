@@ -50,9 +50,9 @@ def merge(base: Tensor, models: Mapping[str, Tensor], options: Options, watch: W
         The merged parameter. Inputs are not modified.
     """
     alpha = per_task("task_arithmetic: scaling_factor", options.scaling_factor, models)
-    merged = base.clone()
+    merged = base * (1 - sum(alpha.values()))  # half the arithmetic of adding differences
     for task, factor in alpha.items():
-        merged.add_(models[task] - base, alpha=factor)
+        merged.add_(models[task], alpha=factor)
         if watch is not None:
             watch(task, factor)
     return merged
