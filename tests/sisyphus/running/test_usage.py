@@ -52,7 +52,10 @@ def test_files_of_upstream_are_judged_by_the_command_line():
     process = subprocess.Popen(call)
     try:
         record = {"host": usage.hostname(), "pid": process.pid}
-        assert alive(record)
+        deadline = time.monotonic() + 10  # a command line can be read a moment after the process is there
+        while not alive(record):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert not usage.is_alive(record, job_dir="work/other/Job.xyz", task_name="run")
         assert not alive({"host": usage.hostname(), "pid": os.getpid()})
     finally:
