@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from merging import hessians, methods
-from merging.commands import explain, merge_commands
+from merging import explain, hessians, methods
+from merging.commands import merge_commands
+from merging.commands import mergekit_command as mergekit
 from merging.commands.command_arguments import DATASET, OUT, SEED, TASK_TYPE, data, model
 from merging.commands.command_line import (
     Argument,
@@ -23,7 +24,6 @@ from merging.commands.command_line import (
     write,
 )
 from merging.errors import MergingError, OptionError
-from merging.mergekit import command as mergekit
 from merging.progress import shown
 from merging.registry import unknown
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from merging import methods
-from merging.commands import explain
+from merging import explain, methods
+from merging.commands import mergekit_command as mergekit
 from merging.commands.command_arguments import DATASET, OUT, TASK_TYPE, model
 from merging.commands.command_line import Argument, Command, announce, as_json, dataset, folder_or_json, write
 from merging.errors import OptionError
@@ -19,7 +19,6 @@ from merging.files import hub
 from merging.merge.compute_options import ComputeOptions
 from merging.merge.output_options import OutputOptions
 from merging.merge.policy import Policy
-from merging.mergekit import command as mergekit
 from merging.options import parse as parse_options
 from merging.search.options import SearchOptions, check_search
 

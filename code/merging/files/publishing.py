@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from merging.errors import DiskSpaceError, OptionError
-from merging.merge.journal import Journal
+from merging.files.journal import Journal
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def resumable_folder(out: str | os.PathLike[str], key: str) -> Iterator[Journal]
 
     Args:
         out: the folder to make.
-        key: names the work (:func:`merging.merge.journal.key_of`); leftovers of another are discarded.
+        key: names the work (:func:`merging.files.journal.key_of`); leftovers of another are discarded.
 
     Raises:
         OptionError: another process is at it.

@@ -15,6 +15,12 @@ from merging.files.sizes import size_text
 
 PathLike = str | os.PathLike[str]
 
+PIECE = 2**18
+"""Elements that an elementwise method gets at a time. Small enough to stay near the processor and to be used
+again in place of asking for memory, which is most of the time of a merge by whole tensors; large enough that
+the interpreter has little to do.
+Sums that methods take over a parameter depend on it in the last bits, so it is the same on every machine."""
+
 PROCESS_BYTES = 320 * 2**20
 """What Python, torch and the headers take before the first tensor, with some room; measured 230 MiB."""
 
@@ -79,8 +85,6 @@ def from_headers(
     Raises:
         CheckpointError: a folder is incomplete or damaged.
     """
-    from merging.merge.tensor_merge import PIECE
-
     module = methods.load(method)
     granularity = methods.granularity(method, methods.read_options(method, options).common)
     folders = [*models.values(), *([base] if base is not None else [])]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.commands import explain
+from merging import explain
 from merging.files import hub
 
 CARD_NAME = "README.md"

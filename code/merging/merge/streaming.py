@@ -24,13 +24,13 @@ from merging import methods
 from merging.errors import CheckpointError, OptionError
 from merging.files import fingerprint
 from merging.files.checkpoints import Checkpoint, TensorInfo, write_checkpoint
+from merging.files.journal import key_of
 from merging.files.publishing import resumable_folder
 from merging.hessians.artifact import StoredHessian
 from merging.merge.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.merge.compute_options import ComputeOptions
 from merging.merge.cost import Cost
 from merging.merge.heads import is_head, write_heads
-from merging.merge.journal import key_of
 from merging.merge.layout import transposed_weights
 from merging.merge.model_card import described, write_card
 from merging.merge.output_options import OutputOptions

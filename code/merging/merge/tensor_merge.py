@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from merging.errors import OptionError
 from merging.files.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
 from merging.merge.compute_options import ComputeOptions
-from merging.merge.cost import CHILD_BYTES, PROCESS_BYTES, Cost, num_cpus
+from merging.merge.cost import CHILD_BYTES, PIECE, PROCESS_BYTES, Cost, num_cpus
 from merging.merge.devices import Gpu, Processor, open_device
 from merging.merge.processes import can_fork, map_in_processes
 from merging.merge.tensor_plan import Plan
@@ -35,12 +35,6 @@ T = TypeVar("T")
 Input = Source | Statistic | Mapping[str, Source] | Mapping[str, Statistic]
 Sink = Callable[[str, int, "Tensor"], None]
 """Takes a piece of the output: name, first element, values in the stored dtype. Called on several threads."""
-
-PIECE = 2**18
-"""Elements that an elementwise method gets at a time. Small enough to stay near the processor and to be used
-again in place of asking for memory, which is most of the time of a merge by whole tensors; large enough that
-the interpreter has little to do.
-Sums that methods take over a parameter depend on it in the last bits, so it is the same on every machine."""
 
 SHARED_ELEMENTS = 2**24
 """From so many elements on, a merge into files is shared between processes."""
