@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from merging.errors import OptionError
+from merging.hessians._distributions import Distribution
 from merging.hessians.artifact import Statistic
 from merging.hessians.options import HessianOptions
 from merging.options import parse
@@ -39,6 +40,7 @@ class Estimator(Protocol):
         examples: Sequence[int],
         num_samples: int,
         seed: int,
+        distribution: Distribution,
     ) -> Iterator[Tensor]:
         """Yield v, shaped like ``scores``: a diagonal is the sum over v of (d <v_b, scores_b> / d theta)^2.
 
@@ -51,6 +53,7 @@ class Estimator(Protocol):
                 result depends neither on the batch size nor on the order.
             num_samples: label draws for each example.
             seed: of the draws.
+            distribution: of labels given scores; see ``merging.tasks.label_distribution``.
         """
 
 

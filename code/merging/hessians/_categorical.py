@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from merging.errors import OptionError
+from merging.hessians._positions import one_at_a_time
 
 if TYPE_CHECKING:  # estimators are looked up while graphs are built, where torch must not be imported
     from torch import Tensor
@@ -25,8 +26,8 @@ def probabilities(scores: Tensor) -> Tensor:
     num_classes = scores.shape[-1]
     if num_classes < 2:
         raise OptionError(
-            f"scores have {num_classes} class; a label distribution needs at least 2. Regression heads have "
-            "no estimator here."
+            f"scores have {num_classes} class; a label distribution needs at least 2. Name "
+            "the other classes in the data; a number to be predicted is the task type regression."
         )
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
 
@@ -40,6 +41,23 @@ def counted(scores: Tensor, labels: Tensor | None) -> Tensor:
     return labels != IGNORED
 
 
+def draw(scores: Tensor, where: Tensor, keys: Sequence[tuple[int, int, int]]) -> Tensor:
+    """Draw labels, (B,) or (B, R), by inverting the distribution function.
+
+    Each example has a generator of its own, and its j-th counted position takes the j-th number, so that
+    neither other examples nor padding matter.
+    """
+    import numpy as np
+    import torch
+
+    uniforms = torch.zeros(where.shape, dtype=torch.float64)
+    for row, mask, key in zip(uniforms.unsqueeze(-1), where.cpu().unsqueeze(-1), keys, strict=True):
+        row[mask] = torch.from_numpy(np.random.default_rng(key).random(int(mask.sum())))
+    distribution = probabilities(scores).double().cumsum(-1)
+    labels = (distribution <= uniforms.to(scores.device).unsqueeze(-1)).sum(-1)
+    return labels.clamp(max=scores.shape[-1] - 1)  # rounded sums of probabilities need not reach 1
+
+
 def score_gradient(scores: Tensor, labels: Tensor, where: Tensor) -> Tensor:
     """Return d log p(label) / d scores = e_label - p, shaped like ``scores``; zero outside ``where``."""
     from torch.nn import functional
@@ -47,6 +65,18 @@ def score_gradient(scores: Tensor, labels: Tensor, where: Tensor) -> Tensor:
     p = probabilities(scores)
     chosen = functional.one_hot(labels.where(where, 0), scores.shape[-1])
     return ((chosen - p) * where.unsqueeze(-1)).to(scores.dtype)
+
+
+def factors(scores: Tensor, where: Tensor) -> Iterator[Tensor]:
+    """Yield sqrt(p_c) (e_c - p) for each class of each position."""
+    import torch
+
+    roots = probabilities(scores).sqrt().to(scores.dtype)
+    for position in one_at_a_time(where):
+        for label in range(scores.shape[-1]):
+            chosen = torch.full(where.shape, label, device=scores.device)
+            gradient = score_gradient(scores, chosen, position)
+            yield gradient * roots[..., label].unsqueeze(-1)
 
 
 def averaged(

@@ -22,7 +22,7 @@ from merging.data import encoded, splits
 from merging.errors import DataError, MergingError
 from merging.files.checkpoints import check_disk_space, open_checkpoint, weights_hash
 from merging.files.publishing import published_folder
-from merging.hessians import _categorical
+from merging.hessians import _categorical, _distributions
 from merging.hessians._per_example import Cotangents
 from merging.hessians._statistics import open_sums
 from merging.hessians.artifact import HessianRecord, write_hessian
@@ -64,6 +64,7 @@ def estimate(
     parsed = hessians.check_call(estimator, options)
     check_seed(seed, owner=estimator)
     method, task = hessians.load(estimator), tasks.load(task_type)
+    distribution = _distributions.load(tasks.label_distribution(task))
     model = os.fspath(model)
     checkpoint = open_checkpoint(model, label="model")
     network = task.load_model(model)
@@ -94,6 +95,7 @@ def estimate(
             examples=examples,
             num_samples=parsed.num_samples,
             seed=seed,
+            distribution=distribution,
         )
         if parsed.kfac_scale == "reference":
             cotangents = partial(_categorical.averaged, cotangents, labels=labels)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from merging.errors import DataError
 from merging.hessians import _categorical
+from merging.hessians._distributions import Distribution
 
 if TYPE_CHECKING:  # looked up while graphs are built, where torch must not be imported
     from torch import Tensor
@@ -24,7 +25,13 @@ SAMPLES_LABELS = False
 
 
 def cotangents(
-    scores: Tensor, labels: Tensor | None, *, examples: Sequence[int], num_samples: int, seed: int
+    scores: Tensor,
+    labels: Tensor | None,
+    *,
+    examples: Sequence[int],
+    num_samples: int,
+    seed: int,
+    distribution: Distribution = _categorical,
 ) -> Iterator[Tensor]:
     """Yield the one gradient at the given labels; see :class:`merging.hessians.Estimator`.
 
@@ -35,4 +42,4 @@ def cotangents(
         raise DataError(
             "fisher_empirical needs labels, but the data has none. Use fisher_mc or fisher_exact."
         )
-    yield _categorical.score_gradient(scores, labels, _categorical.counted(scores, labels))
+    yield distribution.score_gradient(scores, labels, distribution.counted(scores, labels))

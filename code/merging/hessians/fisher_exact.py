@@ -1,10 +1,12 @@
-"""Diagonal of the true Fisher, with the expectation over classes taken exactly.
+"""Diagonal of the true Fisher, with the expectation over labels taken exactly.
 
-    F = mean over examples of sum_c p_c (d log p_c / d theta)^2
+    F = mean over examples of E_{y ~ p(y | x)} (d log p(y | x) / d theta)^2
 
-The gradient of log p_c is J^T (e_c - p) with the Jacobian J of the scores, so C backward passes on one graph
-with the cotangents sqrt(p_c) (e_c - p) give it. For softmax this is also the diagonal of the generalised
-Gauss-Newton matrix. With R positions each is drawn by itself, which takes R C passes.
+Of C classes it is sum_c p_c (d log p_c / d theta)^2. The gradient of log p_c is J^T (e_c - p) with the
+Jacobian J of the scores, so C backward passes on one graph with the cotangents sqrt(p_c) (e_c - p) give it.
+Of real scores with unit variance (regression) it is diag(J^T J), one pass for each score. In both cases this
+is also the diagonal of the generalised Gauss-Newton matrix. With R positions each is taken by itself, which
+takes R C passes.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from merging.errors import OptionError
 from merging.hessians import _categorical
+from merging.hessians._distributions import Distribution
 
 if TYPE_CHECKING:  # looked up while graphs are built, where torch must not be imported
     from torch import Tensor
@@ -25,39 +28,23 @@ MAX_CLASSES = 16
 
 
 def cotangents(
-    scores: Tensor, labels: Tensor | None, *, examples: Sequence[int], num_samples: int, seed: int
+    scores: Tensor,
+    labels: Tensor | None,
+    *,
+    examples: Sequence[int],
+    num_samples: int,
+    seed: int,
+    distribution: Distribution = _categorical,
 ) -> Iterator[Tensor]:
-    """Yield one gradient for each class of each position; see :class:`merging.hessians.Estimator`.
+    """Yield one gradient for each score of each position; see :class:`merging.hessians.Estimator`.
 
     Raises:
         OptionError: more than ``MAX_CLASSES`` classes.
     """
-    import torch
-
     num_classes = scores.shape[-1]
     if num_classes > MAX_CLASSES:
         raise OptionError(
             f"fisher_exact takes one backward pass for each class, and there are {num_classes} (at most "
             f"{MAX_CLASSES}). Use fisher_mc; a few num_samples come close."
         )
-    where = _categorical.counted(scores, labels)
-    roots = _categorical.probabilities(scores).sqrt().to(scores.dtype)
-    for position in _positions(where):
-        for label in range(num_classes):
-            chosen = torch.full(where.shape, label, device=scores.device)
-            gradient = _categorical.score_gradient(scores, chosen, position)
-            yield gradient * roots[..., label].unsqueeze(-1)
-
-
-def _positions(where: Tensor) -> Iterator[Tensor]:
-    """Yield masks like ``where`` that keep one position of each example."""
-    import torch
-
-    if where.dim() == 1:
-        yield where
-        return
-    for position in range(where.shape[1]):
-        if where[:, position].any():
-            only = torch.zeros_like(where)
-            only[:, position] = where[:, position]
-            yield only
+    yield from distribution.factors(scores, distribution.counted(scores, labels))

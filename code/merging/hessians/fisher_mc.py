@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from merging.hessians import _categorical
+from merging.hessians._distributions import Distribution
 
 if TYPE_CHECKING:  # looked up while graphs are built, where torch must not be imported
     from torch import Tensor
@@ -23,27 +24,16 @@ SAMPLES_LABELS = True
 
 
 def cotangents(
-    scores: Tensor, labels: Tensor | None, *, examples: Sequence[int], num_samples: int, seed: int
+    scores: Tensor,
+    labels: Tensor | None,
+    *,
+    examples: Sequence[int],
+    num_samples: int,
+    seed: int,
+    distribution: Distribution = _categorical,
 ) -> Iterator[Tensor]:
     """Yield one gradient for each draw; see :class:`merging.hessians.Estimator`."""
-    where = _categorical.counted(scores, labels)
+    where = distribution.counted(scores, labels)
     for draw in range(num_samples):
-        drawn = _draw(scores, where, [(seed, example, draw) for example in examples])
-        yield _categorical.score_gradient(scores, drawn, where) * num_samples**-0.5
-
-
-def _draw(scores: Tensor, where: Tensor, keys: Sequence[tuple[int, int, int]]) -> Tensor:
-    """Draw labels, (B,) or (B, R), by inverting the distribution function.
-
-    Each example has a generator of its own, and its j-th counted position takes the j-th number, so that
-    neither other examples nor padding matter.
-    """
-    import numpy as np
-    import torch
-
-    uniforms = torch.zeros(where.shape, dtype=torch.float64)
-    for row, mask, key in zip(uniforms.unsqueeze(-1), where.cpu().unsqueeze(-1), keys, strict=True):
-        row[mask] = torch.from_numpy(np.random.default_rng(key).random(int(mask.sum())))
-    distribution = _categorical.probabilities(scores).double().cumsum(-1)
-    labels = (distribution <= uniforms.to(scores.device).unsqueeze(-1)).sum(-1)
-    return labels.clamp(max=scores.shape[-1] - 1)  # rounded sums of probabilities need not reach 1
+        drawn = distribution.draw(scores, where, [(seed, example, draw) for example in examples])
+        yield distribution.score_gradient(scores, drawn, where) * num_samples**-0.5

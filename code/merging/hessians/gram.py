@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from merging.hessians import _categorical
+from merging.hessians._distributions import Distribution
+
 if TYPE_CHECKING:  # looked up while graphs are built, where torch must not be imported
     from torch import Tensor
 
@@ -19,7 +22,13 @@ SAMPLES_LABELS = False
 
 
 def cotangents(
-    scores: Tensor, labels: Tensor | None, *, examples: Sequence[int], num_samples: int, seed: int
+    scores: Tensor,
+    labels: Tensor | None,
+    *,
+    examples: Sequence[int],
+    num_samples: int,
+    seed: int,
+    distribution: Distribution = _categorical,
 ) -> Iterator[Tensor]:
     """Yield nothing: there is no backward pass; see :class:`merging.hessians.Estimator`."""
     yield from ()

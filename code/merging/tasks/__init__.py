@@ -2,14 +2,14 @@
 
 The folder is the registry. A module in it *is* the task type: it has the constants and functions of
 :class:`TaskType`, and nothing outside the module knows which columns it reads, which model class it loads or
-what its outputs mean. Training, Hessians and evaluation go through these functions only, so that token
-classification, seq2seq, causal LM and CLIP are added by adding a file.
+what its outputs mean. Training, Hessians and evaluation go through these functions only, so that a task type
+is added by adding a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from merging.registry import Registry
 
@@ -26,6 +26,9 @@ class TaskType(Protocol):
     A processor is whatever turns rows into tensors (a tokenizer, an image processor); only the task type
     looks inside. Label names are the identity of a head: two models share a head exactly when their label
     names are equal.
+
+    What a module may offer beside this: the constant ``LABEL_DISTRIBUTION`` (:func:`label_distribution`), and
+    the functions of :class:`WithLoss`, :class:`WithRecords` and :class:`OpenLabels`.
     """
 
     COLUMNS: tuple[str, ...]
@@ -88,14 +91,17 @@ class TaskType(Protocol):
     def collate(self, rows: Sequence[Mapping[str, Any]], processor: Any) -> dict[str, Tensor]:
         """Return padded tensors, first dimension B, for rows of :meth:`encode`.
 
-        ``labels`` is int64, (B,) or (B, R) for R positions, with -100 where nothing is predicted. Everything
-        else is an argument of the model.
+        ``labels`` is int64, (B,) or (B, R) for R positions, with -100 where nothing is predicted; of real
+        scores it is float. A task type of several positions makes it for rows without labels, too, with any
+        label where something is predicted. Everything else is an argument of the model, or of the functions
+        here.
         """
 
     def scores(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return logits, (B, C) or (B, R, C), for a collated batch without ``labels``.
 
-        ``model`` is any callable with the model's signature, so that it may be a functional one.
+        Curvature is of these, so they depend on the model only through calls of it: ``model`` is any
+        callable with the model's signature, so that it may be a functional one.
         """
 
     def predictions(self, scores: np.ndarray, label_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -103,6 +109,39 @@ class TaskType(Protocol):
 
         ``prediction`` is what the metrics take; the rest is for people and for ensembles.
         """
+
+
+@runtime_checkable
+class WithLoss(Protocol):
+    """A task type that is trained with another loss than the one that its models compute from ``labels``."""
+
+    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean loss over a collated batch with ``labels``, a scalar; ``model`` is to be called."""
+
+
+@runtime_checkable
+class WithRecords(Protocol):
+    """A task type whose predictions are more than one row of scores: several positions, choices, texts."""
+
+    def records(
+        self, model: Any, batch: Mapping[str, Tensor], processor: Any, label_names: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Return one record for each example of a collated batch, with or without ``labels``.
+
+        It takes the place of :meth:`TaskType.predictions` in evaluations. ``prediction`` is what metrics
+        compare with ``reference``, which is there if the batch has labels; the rest is for people.
+
+        Raises:
+            DataError: scores that are not finite.
+        """
+
+
+@runtime_checkable
+class OpenLabels(Protocol):
+    """A task type whose models take any classes: heads are made from the names, not trained."""
+
+    def set_label_names(self, model: Any, label_names: Sequence[str]) -> None:
+        """Give a loaded model a head for these classes, in place of the one that it has."""
 
 
 _REGISTRY = Registry(__name__, __path__, "task type")
@@ -120,3 +159,11 @@ def load(name: str) -> TaskType:
         UnknownNameError: there is no such file in the folder.
     """
     return cast(TaskType, _REGISTRY.load(name))
+
+
+def label_distribution(task: TaskType) -> str:
+    """Return what the scores of a task type are: "categorical" (logits), unless it says otherwise.
+
+    "gaussian": each score is the mean of a label with unit variance.
+    """
+    return str(getattr(task, "LABEL_DISTRIBUTION", "categorical"))
