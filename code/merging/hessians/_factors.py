@@ -14,8 +14,9 @@ whose weight several layers share, sums over its calls.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -103,16 +104,42 @@ class FactorSums:
         Raises:
             MergingError: scores that are not finite.
         """
+        self.prepare(batch)
         with frozen(parameter for parameter in self._model.parameters() if parameter.requires_grad):
-            if self._per_example is None:
-                self._per_example = self._probe(batch)
-            pass_ = _Pass(self, num_examples_of(batch), _padding_mask(batch), self._per_example)
-            with self._watched(pass_.watch), torch.set_grad_enabled(self._with_outputs):
+            recording = self.watch(batch)
+            with recording, torch.set_grad_enabled(self._with_outputs):
                 scores = self._scores(self._model, batch)
             check_scores(scores)
-            if self._with_outputs:
+            if self._with_outputs and scores.requires_grad:
                 for cotangent in cotangents(scores.detach()):
-                    pass_.backward(scores, cotangent)
+                    with self.receiving(recording):
+                        torch.autograd.grad(
+                            scores, recording.roots, cotangent, retain_graph=True, allow_unused=True
+                        )
+        self.finish(batch, recording, ())
+
+    # The parts of ``add``, for several sums that share a forward pass (``_passes``).
+
+    needs_cotangents = False
+    """Whether ``finish`` uses the cotangents."""
+
+    def prepare(self, batch: Batch) -> None:
+        """Find out from the first batch which calls are by example; later ones change nothing."""
+        if self._per_example is None:
+            with frozen(parameter for parameter in self._model.parameters() if parameter.requires_grad):
+                self._per_example = self._probe(batch)
+
+    def watch(self, batch: Batch) -> _Pass:
+        """Return what watches one forward pass; it is entered while the model runs."""
+        assert self._per_example is not None, "prepare comes first"
+        return _Pass(self, num_examples_of(batch), _padding_mask(batch), self._per_example)
+
+    def receiving(self, recording: _Pass) -> AbstractContextManager[None]:
+        """Return a block in which one backward pass of the watched graph adds to the sums."""
+        return recording.receiving()
+
+    def finish(self, batch: Batch, recording: _Pass, cotangents: Sequence[Tensor]) -> None:
+        """Count the examples."""
         self.num_examples += num_examples_of(batch)
 
     def means(self, *, outputs_by: str = "examples") -> dict[str, tuple[Tensor, Tensor | None]]:
@@ -177,10 +204,22 @@ class _Pass:
         self._mask = mask
         self._per_example = per_example
         self._calls: Counter[nn.Module] = Counter()
-        self._roots: list[Tensor] = []
+        self.roots: list[Tensor] = []
+        """Leaves that the graph starts at; backward passes differentiate with respect to them."""
+        self._is_receiving = False
+        self._hooks = ExitStack()
         self._last: tuple[Tensor, int, Tensor] | None = None
 
-    def watch(
+    def __enter__(self) -> _Pass:
+        self._hooks.enter_context(self._sums._watched(self._watch))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.close()
+
+    def _watch(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         """Forward hook: add a a^T, and see to it that g g^T is added in backward passes."""
@@ -198,21 +237,27 @@ class _Pass:
             return None
         if not output.requires_grad:  # parameters are frozen, so the graph starts here
             root = output.detach().requires_grad_()
-            self._roots.append(root)
+            self.roots.append(root)
             output = root.clone()  # a leaf may not be changed in place, and an activation may do that
         total = self._sums.outputs[name]
 
         def arrived(gradient: Tensor) -> None:
+            if not self._is_receiving:  # a backward pass for somebody else's sums
+                return
             g = _rows(_rules.linear_outputs(module, gradient), keep).to(total.dtype)
             total.addmm_(g.T, g)
 
         output.register_hook(arrived)  # type: ignore[no-untyped-call]
         return output
 
-    def backward(self, scores: Tensor, cotangent: Tensor) -> None:
-        """Differentiate <cotangent, scores>."""
-        if scores.requires_grad:
-            torch.autograd.grad(scores, self._roots, cotangent, retain_graph=True, allow_unused=True)
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Add the gradients of the one backward pass in the block."""
+        self._is_receiving = True
+        try:
+            yield
+        finally:
+            self._is_receiving = False
 
     def _gram(self, module: nn.Module, a: Tensor, rows: Tensor) -> Tensor:
         """a^T a; queries, keys and values have one input, which is multiplied once."""

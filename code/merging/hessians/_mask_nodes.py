@@ -8,11 +8,15 @@ respect to a mask is the sum over positions of g .*. activation, for heads over 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from merging.errors import MergingError
 from merging.hessians import _rules
@@ -91,36 +95,46 @@ class MaskSquares:
         Raises:
             MergingError: scores that are not finite, or a layer that the model does not call.
         """
-        size = num_examples_of(batch)
-        watched: dict[nn.Module, Tensor] = {}
-
-        def watch(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            activation, *rest = args
-            if not activation.requires_grad:  # parameters are frozen, so the graph starts here
-                activation = activation.detach().requires_grad_()
-            watched[module] = activation = activation.view_as(activation)
-            return (activation, *rest)
-
-        handles = [module.register_forward_pre_hook(watch) for module in self._roles]
-        try:
-            with frozen(p for p in self._model.parameters() if p.requires_grad), torch.enable_grad():
+        with frozen(p for p in self._model.parameters() if p.requires_grad):
+            recording = self.watch(batch)
+            with recording, torch.enable_grad():
                 scores = self._scores(self._model, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        check_scores(scores)
-        if watched.keys() != self._roles.keys():
+            check_scores(scores)
+            for cotangent in cotangents(scores.detach()) if recording.roots else ():
+                with self.receiving(recording):
+                    torch.autograd.grad(
+                        scores, recording.roots, cotangent, retain_graph=True, allow_unused=True
+                    )
+        self.finish(batch, recording, ())
+
+    # The parts of ``add``, for several sums that share a forward pass (``_passes``).
+
+    needs_cotangents = False
+    """Whether ``finish`` uses the cotangents."""
+
+    def prepare(self, batch: Batch) -> None:
+        """Nothing has to be known of a batch before the first pass."""
+
+    def watch(self, batch: Batch) -> _Recording:
+        """Return what watches one forward pass; it is entered while the model runs."""
+        return _Recording(self._roles, num_examples_of(batch), self._add)
+
+    def receiving(self, recording: _Recording) -> AbstractContextManager[None]:
+        """Return a block in which one backward pass of the watched graph adds to the sums."""
+        return recording.receiving()
+
+    def finish(self, batch: Batch, recording: _Recording, cotangents: Sequence[Tensor]) -> None:
+        """Count the examples.
+
+        Raises:
+            MergingError: the model did not call one of its layers.
+        """
+        if recording.called != self._roles.keys():
             raise MergingError(
                 "mask_nodes: the model does not call all of its layers, so their masks have no gradient. "
                 "Take a diagonal (fisher_mc)."
             )
-        modules = list(self._roles)
-        activations = [watched[module] for module in modules]
-        for cotangent in cotangents(scores.detach()):
-            gradients = torch.autograd.grad(scores, activations, cotangent, retain_graph=True)
-            for module, activation, gradient in zip(modules, activations, gradients, strict=True):
-                self._add(module, (activation.detach() * gradient).reshape(size, -1, activation.shape[-1]))
-        self.num_examples += size
+        self.num_examples += num_examples_of(batch)
 
     def _add(self, module: nn.Module, products: Tensor) -> None:
         """Add the squares of g .*. activation, (B, R, d), summed over what one mask multiplies."""
@@ -130,6 +144,62 @@ class MaskSquares:
             by_example = by_example.reshape(len(by_example), self._num_heads, -1).sum(2)
         total = self.heads if kind == "heads" else self.neurons
         total[layer] += by_example.square().sum(0)
+
+
+class _Recording:
+    """One forward pass, watched: the activations that masks would multiply.
+
+    Attributes:
+        roots: leaves that the graph starts at; backward passes differentiate with respect to them.
+        called: modules that the model called.
+    """
+
+    def __init__(
+        self, modules: Iterable[nn.Module], num_examples: int, add: Callable[[nn.Module, Tensor], None]
+    ) -> None:
+        self.roots: list[Tensor] = []
+        self.called: set[nn.Module] = set()
+        self._modules = modules
+        self._num_examples = num_examples
+        self._add = add
+        self._is_receiving = False
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> _Recording:
+        self._handles = [module.register_forward_pre_hook(self._watch) for module in self._modules]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Add the gradients of the one backward pass in the block."""
+        self._is_receiving = True
+        try:
+            yield
+        finally:
+            self._is_receiving = False
+
+    def _watch(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        activation, *rest = args
+        if not activation.requires_grad:  # parameters are frozen, so the graph starts here
+            activation = activation.detach().requires_grad_()
+            self.roots.append(activation)
+        activation = activation.view_as(activation)
+        values = activation.detach()  # the hook of a tensor that held the tensor would keep it alive
+        self.called.add(module)
+
+        def arrived(gradient: Tensor) -> None:
+            if self._is_receiving:
+                products = values * gradient
+                self._add(module, products.reshape(self._num_examples, -1, products.shape[-1]))
+
+        activation.register_hook(arrived)
+        return (activation, *rest)
 
 
 def _num_inputs(module: nn.Module) -> int:

@@ -19,8 +19,8 @@ parameter whose sums differ goes by the loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -108,46 +108,81 @@ class SquaredGradients:
             MergingError: scores that are not finite, or a module that treats this batch otherwise than the
                 first one.
         """
+        self.prepare(batch)
         with frozen(self._trainable.values()):
-            if not self._is_probed:
-                self._probe(examples_of(batch, [0, min(1, num_examples_of(batch) - 1), 0]))
-                self._is_probed = True
             self._add(batch, cotangents, self.sums)
+        self.num_examples += num_examples_of(batch)
+
+    # The parts of ``add``, for several sums that share a forward pass (``_passes``).
+
+    def prepare(self, batch: Batch) -> None:
+        """Find out from the first batch which way each parameter goes; later ones change nothing."""
+        if not self._is_probed:
+            with frozen(self._trainable.values()):
+                self._probe(examples_of(batch, [0, min(1, num_examples_of(batch) - 1), 0]))
+            self._is_probed = True
+
+    def watch(self, batch: Batch) -> Recording:
+        """Return what watches one forward pass; it is entered while the model runs."""
+        return Recording(self._owners(), self._roles, num_examples_of(batch), expand=self._expand)
+
+    def receiving(self, recording: Recording) -> AbstractContextManager[None]:
+        """Return a block in which one backward pass of the watched graph adds to the sums."""
+        return recording.receiving(partial(self._square, self.sums))
+
+    @property
+    def needs_cotangents(self) -> bool:
+        """Whether ``finish`` uses the cotangents."""
+        return bool(self._looped)
+
+    def finish(self, batch: Batch, recording: Recording, cotangents: Sequence[Tensor]) -> None:
+        """Add what cannot be watched, and count the examples.
+
+        Raises:
+            MergingError: a module that treats this batch otherwise than the first one.
+        """
+        self._check_reachable(recording)
+        self._add_by_loop(self._looped, batch, cotangents, self.sums)
         self.num_examples += num_examples_of(batch)
 
     def _add(self, batch: Batch, cotangents: Cotangents, sums: Sums) -> None:
         scores, recording = self._record(batch)
-        if recording.unreachable:
-            if self._is_probed:
-                raise MergingError(
-                    f"{', '.join(sorted(recording.unreachable))}: the output of their module starts with "
-                    "the batch dimension for some batches only, e.g. because tokens are routed. Use "
-                    "batch_size=1."
-                )
-            self._looped |= recording.unreachable
+        self._check_reachable(recording)
+        self._looped |= recording.unreachable
         check_scores(scores)
         given = list(cotangents(scores.detach()))
         for cotangent in given:
             recording.backward(scores, cotangent, partial(self._square, sums))
         self._add_by_loop(self._looped, batch, given, sums)
 
-    def _record(self, batch: Batch) -> tuple[Tensor, Recording]:
-        """Run the model forward, watching the modules whose parameters do not go by the loop."""
+    def _check_reachable(self, recording: Recording) -> None:
+        if recording.unreachable and self._is_probed:
+            raise MergingError(
+                f"{', '.join(sorted(recording.unreachable))}: the output of their module starts with "
+                "the batch dimension for some batches only, e.g. because tokens are routed. Use "
+                "batch_size=1."
+            )
+
+    def _owners(self) -> Owners:
+        """Modules to watch: those whose parameters do not go by the loop."""
         owners = {
             module: {local: name for local, name in names.items() if name not in self._looped}
             for module, names in self._owned.items()
         }
-        owners = {module: names for module, names in owners.items() if names}
+        return {module: names for module, names in owners.items() if names}
+
+    def _record(self, batch: Batch) -> tuple[Tensor, Recording]:
+        """Run the model forward, watched."""
         try:
-            return self._forward(batch, owners)
+            return self._forward(batch)
         except RuntimeError:
             if self._is_probed or not self._expand:
                 raise
             self._expand = False  # some (1, ...) is no row that all examples share, and the model fails
-            return self._forward(batch, owners)
+            return self._forward(batch)
 
-    def _forward(self, batch: Batch, owners: Owners) -> tuple[Tensor, Recording]:
-        recording = Recording(owners, self._roles, num_examples_of(batch), expand=self._expand)
+    def _forward(self, batch: Batch) -> tuple[Tensor, Recording]:
+        recording = self.watch(batch)
         with recording, torch.enable_grad():
             return self._scores(self._model, batch), recording
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,7 @@ class Recording:
 
     Attributes:
         unreachable: parameters whose module did not give one tensor that starts with the batch dimension.
+        roots: leaves that the graph starts at; backward passes differentiate with respect to them.
     """
 
     def __init__(self, owners: Owners, roles: Roles, num_examples: int, *, expand: bool) -> None:
@@ -47,10 +49,10 @@ class Recording:
         self._num_examples = num_examples
         self._expand = expand
         self._handles: list[RemovableHandle] = []
-        self._roots: list[Tensor] = []
+        self.roots: list[Tensor] = []
         self._uses: Counter[str] = Counter()
         self._parts: defaultdict[str, list[PerExample]] = defaultdict(list)
-        self._receive: Callable[[str, PerExample], None] = self._discard
+        self._receive: Callable[[str, PerExample], None] | None = None
 
     def __enter__(self) -> Recording:
         self._handles = [
@@ -71,12 +73,20 @@ class Recording:
         """
         if not scores.requires_grad:
             return
+        with self.receiving(receive):
+            torch.autograd.grad(scores, self.roots, cotangent, retain_graph=True, allow_unused=True)
+
+    @contextmanager
+    def receiving(self, receive: Callable[[str, PerExample], None]) -> Iterator[None]:
+        """Give ``receive`` each parameter that is on the way of the one backward pass in the block, once."""
         self._receive = receive
-        torch.autograd.grad(scores, self._roots, cotangent, retain_graph=True, allow_unused=True)
-        for name, parts in self._parts.items():
-            receive(name, Sum(parts))
-        self._parts.clear()
-        self._receive = self._discard
+        try:
+            yield
+            for name, parts in self._parts.items():
+                receive(name, Sum(parts))
+        finally:
+            self._parts.clear()
+            self._receive = None
 
     def _watch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         names = self._owners[module]
@@ -87,12 +97,14 @@ class Recording:
             return None
         if not output.requires_grad:
             root = output.detach().requires_grad_()
-            self._roots.append(root)
+            self.roots.append(root)
             output = root.clone()  # a leaf may not be changed in place, and an activation may do that
         self._uses.update(names.values())
         call = self._call(module, args, kwargs, len(output))
 
         def arrived(gradient: Tensor) -> None:
+            if self._receive is None:  # a backward pass for somebody else's sums
+                return
             for local, part in _rules.per_example(call, gradient):
                 if local in names:
                     self._take(names[local], part)
@@ -114,7 +126,7 @@ class Recording:
         return Call(module, inputs, tuple(kwargs), by_example, self._num_examples)
 
     def _take(self, name: str, part: PerExample) -> None:
-        if self._uses[name] == 1:
+        if self._uses[name] == 1 and self._receive is not None:
             self._receive(name, part)
         else:
             self._parts[name].append(part)
@@ -124,7 +136,3 @@ class Recording:
         if isinstance(value, Tensor) and value.dim() and value.shape[0] == 1 != self._num_examples:
             return value.expand(self._num_examples, *value.shape[1:])
         return value
-
-    @staticmethod
-    def _discard(name: str, part: PerExample) -> None:
-        """No backward pass of this recording is running."""
