@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merging import models
-from merging.errors import DataError, OptionError
-from merging.tasks import _classes
+from merging.tasks import _classes, _texts
 from merging.tasks._classes import label_names, predictions, scores
 
 if TYPE_CHECKING:
@@ -40,12 +39,7 @@ load_model = partial(models.load, _AUTO_CLASS)
 def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
     """Raise DataError unless the texts are strings and, if ``labelled``, every label is in range."""
     _classes.check(dataset, columns=COLUMNS, labelled=labelled)
-    for column in (*COLUMNS, *OPTIONAL_COLUMNS):
-        if column in dataset.column_names and dataset.features[column].dtype not in (
-            "string",
-            "large_string",
-        ):
-            raise DataError(f"column {column!r} must hold strings, not {dataset.features[column].dtype}.")
+    _texts.check_strings(dataset, (*COLUMNS, *OPTIONAL_COLUMNS))
 
 
 def load_processor(*, model: str | None, architecture: Mapping[str, Any] | None = None) -> Any:
@@ -54,15 +48,7 @@ def load_processor(*, model: str | None, architecture: Mapping[str, Any] | None 
     Raises:
         OptionError: there is only an architecture; a tokenizer cannot be made from it.
     """
-    if model is None:
-        raise OptionError(
-            "sequence_classification: an architecture alone brings no tokenizer. "
-            "Give model=<folder or Hub id> instead; to start from random weights, save such a model with its "
-            "tokenizer into a folder first."
-        )
-    tokenizer = models.load_processor("AutoTokenizer", model)
-    _forget_lengths(tokenizer)
-    return tokenizer
+    return _texts.load_tokenizer(model, owner="sequence_classification")
 
 
 def encode(batch: Mapping[str, list[Any]], processor: Any, *, max_tokens: int | None) -> dict[str, list[Any]]:
@@ -71,12 +57,10 @@ def encode(batch: Mapping[str, list[Any]], processor: Any, *, max_tokens: int | 
     Raises:
         OptionError: ``max_tokens`` is None or more than the tokenizer's model has positions for.
     """
-    limit = processor.model_max_length
-    if max_tokens is None or not 1 <= max_tokens <= limit:
-        raise OptionError(f"max_tokens must be in 1..{limit} for this tokenizer, got {max_tokens}.")
+    limit = _texts.check_max_tokens(max_tokens, processor)
     texts = [batch[column] for column in (*COLUMNS, *OPTIONAL_COLUMNS) if column in batch]
-    columns: dict[str, list[Any]] = dict(processor(*texts, truncation=True, max_length=max_tokens))
-    _forget_lengths(processor)
+    columns: dict[str, list[Any]] = dict(processor(*texts, truncation=True, max_length=limit))
+    _texts.forget_lengths(processor)
     columns["length"] = [len(tokens) for tokens in columns["input_ids"]]
     if _classes.LABEL in batch:
         columns["labels"] = batch[_classes.LABEL]
@@ -89,11 +73,3 @@ def collate(rows: Sequence[Mapping[str, Any]], processor: Any) -> dict[str, Tens
 
     inputs = [{key: value for key, value in row.items() if key != "length"} for row in rows]
     return dict(DataCollatorWithPadding(processor)(inputs))
-
-
-def _forget_lengths(tokenizer: Any) -> None:
-    """Undo what a call leaves in a fast tokenizer, which would be saved and change its fingerprint."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        backend.no_truncation()
-        backend.no_padding()
