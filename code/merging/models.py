@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,24 @@ def locate(model: str | os.PathLike[str]) -> str:
     return name
 
 
+def read_config(name: str) -> transformers.PretrainedConfig:
+    """Return the configuration of a model folder or Hub id.
+
+    Raises:
+        CheckpointError: ``config.json`` cannot be read.
+        HubError: a Hub id that could not be fetched.
+    """
+    from transformers import AutoConfig
+
+    hub.check_model(name)
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        if not Path(name).is_dir():
+            raise hub.hub_error(name, error) from error
+        raise CheckpointError(f"{name}/config.json cannot be read: {error}. Copy it again.") from error
+
+
 def config_for(architecture: Mapping[str, Any]) -> transformers.PretrainedConfig:
     """Return the configuration of a model with random weights.
 
@@ -109,26 +127,43 @@ def build_classifier(
         OptionError: both or none of ``model`` and ``architecture``; dropout for a model without such a field.
         CheckpointError: the model's head has other label names, or its weights are damaged.
     """
-    import torch
-    import transformers
-
-    if (model is None) == (architecture is None):
-        raise OptionError("give exactly one of model (a folder or Hub id) and architecture (random weights).")
-    config = config_for(architecture) if architecture is not None else _read_config(locate(str(model)))
-    _name_labels(config, label_names, model or "architecture")
-    if dropout is not None:
-        _set_dropout(config, dropout)
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(seed)
-        if model is None:
-            return getattr(transformers, auto_class).from_config(config).float()
-        loaded, info = _from_pretrained(auto_class, locate(model), config)
-    trunk = [name for name in info["missing_keys"] if name.startswith(f"{loaded.base_model_prefix}.")]
+    loaded, missing = _build(
+        auto_class,
+        model=model,
+        architecture=architecture,
+        dropout=dropout,
+        seed=seed,
+        prepare=lambda config: _name_labels(config, label_names, model or "architecture"),
+    )
+    trunk = [name for name in missing if name.startswith(f"{loaded.base_model_prefix}.")]
     if any(not _is_pooler(name) for name in trunk):
         raise CheckpointError(
             f"{model} lacks the weights of {trunk[0]} ({len(trunk)} parameters). A shard is missing or it is "
             "another architecture; only a head may be new."
         )
+    return loaded
+
+
+def build_language_model(
+    auto_class: str,
+    *,
+    model: str | None,
+    architecture: Mapping[str, Any] | None,
+    label_names: Sequence[str],
+    dropout: float | None,
+    seed: int,
+) -> transformers.PreTrainedModel:
+    """Return a model of tokens to be trained; see :meth:`merging.tasks.TaskType.build_model`.
+
+    Its classes are the vocabulary, so there are no ``label_names``, and no part of it may be new.
+
+    Raises:
+        OptionError: both or none of ``model`` and ``architecture``; dropout for a model without such a field.
+        CheckpointError: the model lacks weights, or they are damaged.
+    """
+    loaded, missing = _build(auto_class, model=model, architecture=architecture, dropout=dropout, seed=seed)
+    if missing:
+        raise _incomplete(str(model), loaded, missing)
     return loaded
 
 
@@ -147,13 +182,9 @@ def load(
     """
     name = locate(folder)
     with quiet():
-        model, info = _from_pretrained(auto_class, name, _read_config(name), tensors)
+        model, info = _from_pretrained(auto_class, name, read_config(name), tensors)
     if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise CheckpointError(
-            f"{name} lacks {len(missing)} parameters of {type(model).__name__}, e.g. {missing[0]}. "
-            "Train the model first (a bare language model has no head), or fetch its missing files."
-        )
+        raise _incomplete(name, model, sorted(info["missing_keys"]))
     return model.eval()
 
 
@@ -176,7 +207,7 @@ def label_names(model: transformers.PreTrainedModel) -> tuple[str, ...]:
 
 def stored_label_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return the names of the classes of a model folder or Hub id, in index order; loads no weights."""
-    config = _read_config(locate(folder))
+    config = read_config(locate(folder))
     return tuple(config.id2label[index] for index in range(config.num_labels))
 
 
@@ -226,16 +257,42 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read_config(name: str) -> transformers.PretrainedConfig:
-    from transformers import AutoConfig
+def _build(
+    auto_class: str,
+    *,
+    model: str | None,
+    architecture: Mapping[str, Any] | None,
+    dropout: float | None,
+    seed: int,
+    prepare: Callable[[transformers.PretrainedConfig], None] | None = None,
+) -> tuple[transformers.PreTrainedModel, list[str]]:
+    """Return a model to be trained, and the parameters that ``model`` lacked, which are new, sorted.
 
-    hub.check_model(name)
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        if not Path(name).is_dir():
-            raise hub.hub_error(name, error) from error
-        raise CheckpointError(f"{name}/config.json cannot be read: {error}. Copy it again.") from error
+    ``prepare`` may change the configuration before the model is made.
+    """
+    import torch
+    import transformers
+
+    if (model is None) == (architecture is None):
+        raise OptionError("give exactly one of model (a folder or Hub id) and architecture (random weights).")
+    config = config_for(architecture) if architecture is not None else read_config(locate(str(model)))
+    if prepare is not None:
+        prepare(config)
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(seed)
+        if model is None:
+            return getattr(transformers, auto_class).from_config(config).float(), []
+        loaded, info = _from_pretrained(auto_class, locate(model), config)
+    return loaded, sorted(info["missing_keys"])
+
+
+def _incomplete(name: str, model: transformers.PreTrainedModel, missing: Sequence[str]) -> CheckpointError:
+    return CheckpointError(
+        f"{name} lacks {len(missing)} parameters of {type(model).__name__}, e.g. {missing[0]}. "
+        "Train the model first (a bare language model has no head), or fetch its missing files."
+    )
 
 
 def _from_pretrained(
