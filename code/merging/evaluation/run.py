@@ -24,7 +24,7 @@ from merging.files.checkpoints import open_checkpoint
 from merging.files.publishing import is_disk_full, published_folder
 from merging.merge import heads
 from merging.options import parse
-from merging.tasks import TaskType
+from merging.tasks import OpenLabels, TaskType, WithRecords
 
 if TYPE_CHECKING:
     import datasets
@@ -97,9 +97,11 @@ class Evaluator:
         self._heads = {task: os.fspath(folder) for task, folder in (heads_from or {}).items()}
         self._processor = self._task.load_processor(model=self._folder)
         self._rows = {}
+        self._label_names = {}
         for name, dataset in self._data.items():
-            labels = models.stored_label_names(self._head_of(name))
-            _check_labels(name, self._task.label_names(splits.load(dataset)), labels, self._folder)
+            self._label_names[name] = labels = self._task.label_names(splits.load(dataset))
+            if labels and not isinstance(self._task, OpenLabels):
+                _check_labels(name, labels, models.stored_label_names(self._head_of(name)), self._folder)
             self._rows[name] = encoded.load(
                 dataset,
                 task_type=task_type,
@@ -136,16 +138,25 @@ class Evaluator:
             beside: AbstractContextManager[None] = contextlib.nullcontext()
             if tensors is None:
                 beside = attachments.corrected(network, self._folder, name)
+            if isinstance(self._task, OpenLabels):
+                self._task.set_label_names(network, self._label_names[name])
             with beside:
-                scores = _scores(self._task, network, self._processor, rows, self._options.batch_size)
-            records = self._task.predictions(scores, models.label_names(network))
+                records = _records(
+                    self._task,
+                    network,
+                    self._processor,
+                    rows,
+                    batch_size=self._options.batch_size,
+                    label_names=self._label_names[name],
+                )
+            references = [record.pop("reference") for record in records]
             names = self._options.metrics or self._task.METRICS
-            results[name] = _measure(records, rows["labels"][:], names, self._options)
+            results[name] = _measure(records, references, names, self._options)
             if predictions is not None:
                 ids = splits.ids(self._data[name])
                 labelled = (
-                    {"id": id, "label": label, **record}
-                    for id, label, record in zip(ids, rows["labels"], records, strict=True)
+                    {"id": id, "label": reference, **record}
+                    for id, reference, record in zip(ids, references, records, strict=True)
                 )
                 _write_lines(predictions / f"{name}.jsonl", labelled)
         if metrics_file is not None:
@@ -204,8 +215,16 @@ def predict(
     if "label" in rows.column_names:
         rows = rows.remove_columns("label")
     inputs = encoded.encode(rows, task_type=task_type, processor=processor, max_tokens=parsed.max_tokens)
-    scores = _scores(task, network, processor, inputs, parsed.batch_size)
-    records = task.predictions(scores, models.label_names(network))
+    records = _records(
+        task,
+        network,
+        processor,
+        inputs,
+        batch_size=parsed.batch_size,
+        label_names=models.label_names(network),
+    )
+    for record in records:
+        record.pop("reference", None)  # rows without labels have stand-ins where something is predicted
     out = Path(out).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
@@ -236,45 +255,71 @@ def _check_labels(task: str, data: Sequence[str], model: Sequence[str], folder: 
         )
 
 
-def _scores(
-    task: TaskType, network: Any, processor: Any, rows: datasets.Dataset, batch_size: int
-) -> np.ndarray:
-    """Return logits, (N, C), in the order of the rows; they are run longest first, so padding is rare."""
+def _records(
+    task: TaskType,
+    network: Any,
+    processor: Any,
+    rows: datasets.Dataset,
+    *,
+    batch_size: int,
+    label_names: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return one record for each row, in order, with ``reference`` where rows have labels.
+
+    Rows are run longest first, so padding is rare.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
     order = np.arange(len(rows))
     if "length" in rows.column_names:
         order = np.argsort(-np.asarray(rows["length"][:]), kind="stable")
-    batches = []
+    batches: list[np.ndarray] = []
+    made: list[dict[str, Any]] = []
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             columns = rows[order[start : start + batch_size]]
-            batch = task.collate(
+            collated = task.collate(
                 [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
                 processor,
             )
-            inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-            batches.append(task.scores(network, inputs).float().cpu().numpy())
-    sorted_scores = np.concatenate(batches)
-    if not np.isfinite(sorted_scores).all():
+            batch = {key: value.to(device) for key, value in collated.items()}
+            if isinstance(task, WithRecords):
+                made += task.records(network, batch, processor, label_names)
+            else:
+                batch.pop("labels", None)
+                batches.append(task.scores(network, batch).float().cpu().numpy())
+    if batches:
+        made = _records_of_scores(task, np.concatenate(batches), label_names)
+        if "labels" in rows.column_names:
+            labels = rows["labels"][:]
+            made = [{**record, "reference": labels[place]} for record, place in zip(made, order, strict=True)]
+    in_order: list[dict[str, Any]] = [{}] * len(made)
+    for place, record in zip(order, made, strict=True):
+        in_order[place] = record
+    return in_order
+
+
+def _records_of_scores(
+    task: TaskType, scores: np.ndarray, label_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the records of (N, C) scores, in their order."""
+    if not np.isfinite(scores).all():
         raise DataError(
             "the model gives NaN or infinite scores; its weights are finite but far too large. "
             "Train it again, with a smaller learning rate."
         )
-    scores = np.empty_like(sorted_scores)
-    scores[order] = sorted_scores
-    return scores
+    return task.predictions(scores, label_names)
 
 
 def _measure(
     records: Sequence[Mapping[str, Any]],
-    labels: Sequence[int],
+    references: Sequence[Any],
     names: Sequence[str],
     options: EvaluationOptions,
 ) -> dict[str, Any]:
     """Return the entry of one task in ``metrics.json``."""
-    predictions = np.array([record["prediction"] for record in records])
-    references = np.array(labels)
+    predictions = metrics.column([record["prediction"] for record in records])
+    references = metrics.column(references)
     entry: dict[str, Any] = {}
     for name in names:
         low, high = metrics.interval(

@@ -24,7 +24,7 @@ import numpy as np
 import safetensors
 import torch
 import transformers
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from merging import models, tasks
@@ -34,9 +34,10 @@ from merging.evaluation import metrics
 from merging.files.checkpoints import check_disk_space
 from merging.files.publishing import is_disk_full, published_folder
 from merging.options import check_seed, parse
-from merging.tasks import TaskType
+from merging.tasks import TaskType, WithRecords
 from merging.training.callbacks import BestEpoch, Guard, Progress, WholeCheckpoints, last_checkpoint
 from merging.training.options import TrainingOptions
+from merging.training.trainer import TaskTrainer
 
 _EVAL_BATCH_FACTOR = 4  # evaluation keeps no activations for a backward pass
 _NUM_LOGS = 50
@@ -130,13 +131,17 @@ def train(
             greater_is_better=parsed.best_by == "metric",
             patience=parsed.early_stopping_patience,
         )
-        trainer = Trainer(
+        trainer = TaskTrainer(
+            task=task,
+            processor=processor,
+            label_names=label_names,
+            judge_records=parsed.best_by == "metric",
             model=network,
             args=arguments,
             train_dataset=train_rows,
             eval_dataset=validation_rows,
             data_collator=lambda rows: task.collate(rows, processor),
-            compute_metrics=_main_metric(task, label_names),
+            compute_metrics=None if isinstance(task, WithRecords) else _main_metric(task, label_names),
             callbacks=[
                 Guard(),
                 best,

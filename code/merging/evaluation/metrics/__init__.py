@@ -10,7 +10,7 @@ import importlib
 import tempfile
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from merging.errors import UnknownNameError
 from merging.registry import Registry, unknown
@@ -33,14 +33,27 @@ def check(name: str) -> None:
         raise UnknownNameError(unknown("metric", name, names()))
 
 
+def column(values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Return N values as an array (N,); lists (a tag for each word) are kept as objects."""
+    import numpy as np
+
+    if isinstance(values, np.ndarray):
+        return values
+    if not any(isinstance(value, list | tuple) for value in values):
+        return np.array(values)
+    lists = np.empty(len(values), dtype=object)
+    lists[:] = values
+    return lists
+
+
 def compute(
-    name: str, predictions: Sequence[int] | np.ndarray, references: Sequence[int] | np.ndarray
+    name: str, predictions: Sequence[Any] | np.ndarray, references: Sequence[Any] | np.ndarray
 ) -> float:
     """Return a metric through the ``evaluate`` library.
 
     Args:
         name: a folder here.
-        predictions: N class indices.
+        predictions: N class indices, numbers, texts or lists, as the metric takes them.
         references: the N true ones, in the same order.
     """
     module = _module(name)
@@ -54,6 +67,8 @@ def interval(
 ) -> tuple[float, float]:
     """Return the percentile-bootstrap 95 % interval of a metric over examples.
 
+    A metric of sums over examples offers ``counts`` and ``of_counts``, so that nothing is counted twice.
+
     Args:
         name: a folder here.
         predictions: (N,).
@@ -63,12 +78,16 @@ def interval(
     """
     import numpy as np
 
-    score = _module(name).score
+    module = _module(name)
+    counts = module.counts(predictions, references) if hasattr(module, "counts") else None
     random = np.random.RandomState(seed)
     values = np.empty(num_samples)
     for sample in range(num_samples):
         chosen = random.randint(len(references), size=len(references))
-        values[sample] = score(predictions[chosen], references[chosen])
+        if counts is None:
+            values[sample] = module.score(predictions[chosen], references[chosen])
+        else:
+            values[sample] = module.of_counts(counts[chosen].sum(0))
     low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)
 
