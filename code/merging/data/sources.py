@@ -43,9 +43,11 @@ class Source:
     """Text columns, joined by a space."""
     text_pair: str = "text_pair"
     image: str = "image"
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Further input columns: our name to the source's; see ``data/columns.py``."""
     label: str = "label"
     label_names: tuple[str, ...] | None = None
-    """Names of classes 0, 1, ...; None keeps the source's names."""
+    """Names of classes 0, 1, ...; None keeps the source's names. Labels that are no classes have none."""
     splits: Mapping[str, str] = field(default_factory=dict)
     """Our split names to the source's; empty takes all splits as they are named."""
 

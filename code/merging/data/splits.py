@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merging.data.columns import class_names
 from merging.errors import DataError, OptionError
 from merging.registry import unknown
 
@@ -210,7 +211,9 @@ def _parts(item: Mapping[str, Any]) -> Iterator[tuple[str, datasets.Dataset, np.
         whole = datasets.load_from_disk(str(folder / part.name))
         order = np.arange(len(whole))
         if (seed := item.get("shuffle_seed", 0)) is not None:
-            labels = whole.with_format("numpy")["label"][:] if "label" in whole.column_names else None
+            kind = str(getattr(whole.features.get("label"), "dtype", None))
+            has_classes = kind.startswith(("int", "uint"))  # numbers and lists of labels make no strata
+            labels = whole.with_format("numpy")["label"][:] if has_classes else None
             order = permutation(labels, len(whole), seed)
         rows = order[part.rows(len(whole))]
         if not len(rows):
@@ -245,6 +248,6 @@ def _source_name(item: Mapping[str, Any]) -> str:
 
 def _describe(features: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{name} {list(feature.names)}" if hasattr(feature, "names") else name
+        f"{name} {names}" if (names := class_names(feature)) is not None else name
         for name, feature in features.items()
     )
