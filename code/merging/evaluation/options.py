@@ -17,9 +17,13 @@ class PredictionOptions:
     """Examples in one forward pass; no influence on the result but for rounding."""
     max_tokens: int | None = None
     """Texts are cut to so many tokens; images need none."""
+    max_new_tokens: int = 64
+    """Texts that a model writes (``seq2seq``, ``causal_lm``) are cut to so many tokens."""
 
     def __post_init__(self) -> None:
-        _check_positive(batch_size=self.batch_size, max_tokens=self.max_tokens)
+        _check_positive(
+            batch_size=self.batch_size, max_tokens=self.max_tokens, max_new_tokens=self.max_new_tokens
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

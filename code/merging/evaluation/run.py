@@ -6,10 +6,10 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,13 +24,15 @@ from merging.files.checkpoints import open_checkpoint
 from merging.files.publishing import is_disk_full, published_folder
 from merging.merge import heads
 from merging.options import parse
-from merging.tasks import OpenLabels, TaskType, WithRecords
+from merging.tasks import OpenLabels, TaskType, WithRecords, WithTexts
 
 if TYPE_CHECKING:
     import datasets
     from torch import Tensor
 
 _FILE_NAME = re.compile(r"[\w.+-]+")
+
+T = TypeVar("T")
 
 
 def evaluate(
@@ -140,6 +142,7 @@ class Evaluator:
                 beside = attachments.corrected(network, self._folder, name)
             if isinstance(self._task, OpenLabels):
                 self._task.set_label_names(network, self._label_names[name])
+            names = self._options.metrics or self._task.METRICS
             with beside:
                 records = _records(
                     self._task,
@@ -149,9 +152,12 @@ class Evaluator:
                     batch_size=self._options.batch_size,
                     label_names=self._label_names[name],
                 )
+                if isinstance(self._task, WithTexts) and any(map(metrics.reads_predictions, names)):
+                    texts = _texts(self._task, network, self._processor, rows, self._options)
+                    for record, text in zip(records, texts, strict=True):
+                        record["prediction"] = text
+            results[name] = _measure(records, names, self._options)
             references = [record.pop("reference") for record in records]
-            names = self._options.metrics or self._task.METRICS
-            results[name] = _measure(records, references, names, self._options)
             if predictions is not None:
                 ids = splits.ids(self._data[name])
                 labelled = (
@@ -215,14 +221,18 @@ def predict(
     if "label" in rows.column_names:
         rows = rows.remove_columns("label")
     inputs = encoded.encode(rows, task_type=task_type, processor=processor, max_tokens=parsed.max_tokens)
-    records = _records(
-        task,
-        network,
-        processor,
-        inputs,
-        batch_size=parsed.batch_size,
-        label_names=models.label_names(network),
-    )
+    if isinstance(task, WithTexts):
+        texts = _texts(task, network, processor, inputs, parsed)
+        records: list[dict[str, Any]] = [{"prediction": text} for text in texts]
+    else:
+        records = _records(
+            task,
+            network,
+            processor,
+            inputs,
+            batch_size=parsed.batch_size,
+            label_names=models.label_names(network),
+        )
     for record in records:
         record.pop("reference", None)  # rows without labels have stand-ins where something is predicted
     out = Path(out).resolve()
@@ -268,20 +278,14 @@ def _records(
 
     Rows are run longest first, so padding is rare.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     network = network.to(device)
-    order = np.arange(len(rows))
-    if "length" in rows.column_names:
-        order = np.argsort(-np.asarray(rows["length"][:]), kind="stable")
+    order = _longest_first(rows)
     batches: list[np.ndarray] = []
     made: list[dict[str, Any]] = []
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            columns = rows[order[start : start + batch_size]]
-            collated = task.collate(
-                [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
-                processor,
-            )
+        for some in _batches(rows, order, batch_size):
+            collated = task.collate(some, processor)
             batch = {key: value.to(device) for key, value in collated.items()}
             if isinstance(task, WithRecords):
                 made += task.records(network, batch, processor, label_names)
@@ -290,13 +294,47 @@ def _records(
                 batches.append(task.scores(network, batch).float().cpu().numpy())
     if batches:
         made = _records_of_scores(task, np.concatenate(batches), label_names)
-        if "labels" in rows.column_names:
-            labels = rows["labels"][:]
-            made = [{**record, "reference": labels[place]} for record, place in zip(made, order, strict=True)]
-    in_order: list[dict[str, Any]] = [{}] * len(made)
-    for place, record in zip(order, made, strict=True):
-        in_order[place] = record
-    return in_order
+    told = next((name for name in ("reference", "labels") if name in rows.column_names), None)
+    if told == "reference" or (batches and told):
+        truth = rows[told][:]
+        made = [{**record, "reference": truth[place]} for record, place in zip(made, order, strict=True)]
+    return _in_order(made, order)
+
+
+def _texts(
+    task: WithTexts, network: Any, processor: Any, rows: datasets.Dataset, options: PredictionOptions
+) -> list[str]:
+    """Return what a model writes for each row, in order."""
+    network = network.to(_device())
+    order = _longest_first(rows)
+    made: list[str] = []
+    with torch.inference_mode():
+        for some in _batches(rows, order, options.batch_size):
+            made += task.generate(network, some, processor, max_new_tokens=options.max_new_tokens)
+    return _in_order(made, order)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _longest_first(rows: datasets.Dataset) -> np.ndarray:
+    if "length" not in rows.column_names:
+        return np.arange(len(rows))
+    return np.argsort(-np.asarray(rows["length"][:]), kind="stable")
+
+
+def _batches(rows: datasets.Dataset, order: np.ndarray, batch_size: int) -> Iterator[list[dict[str, Any]]]:
+    for start in range(0, len(order), batch_size):
+        columns = rows[order[start : start + batch_size]]
+        yield [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _in_order(made: Sequence[T], order: np.ndarray) -> list[T]:
+    """Undo an order: what was made for row ``order[i]`` stands at i."""
+    places = np.empty(len(order), dtype=int)
+    places[order] = np.arange(len(order))
+    return [made[place] for place in places]
 
 
 def _records_of_scores(
@@ -312,21 +350,17 @@ def _records_of_scores(
 
 
 def _measure(
-    records: Sequence[Mapping[str, Any]],
-    references: Sequence[Any],
-    names: Sequence[str],
-    options: EvaluationOptions,
+    records: Sequence[Mapping[str, Any]], names: Sequence[str], options: EvaluationOptions
 ) -> dict[str, Any]:
     """Return the entry of one task in ``metrics.json``."""
-    predictions = metrics.column([record["prediction"] for record in records])
-    references = metrics.column(references)
     entry: dict[str, Any] = {}
     for name in names:
+        predictions, references = metrics.columns(name, records)
         low, high = metrics.interval(
             name, predictions, references, num_samples=options.bootstrap_samples, seed=options.seed
         )
         entry[name] = {"value": metrics.compute(name, predictions, references), "low": low, "high": high}
-    entry["num_examples"] = len(references)
+    entry["num_examples"] = len(records)
     return entry
 
 

@@ -28,7 +28,7 @@ class TaskType(Protocol):
     names are equal.
 
     What a module may offer beside this: the constant ``LABEL_DISTRIBUTION`` (:func:`label_distribution`), and
-    the functions of :class:`WithLoss`, :class:`WithRecords` and :class:`OpenLabels`.
+    the functions of :class:`WithLoss`, :class:`WithRecords`, :class:`WithTexts` and :class:`OpenLabels`.
     """
 
     COLUMNS: tuple[str, ...]
@@ -133,6 +133,20 @@ class WithRecords(Protocol):
 
         Raises:
             DataError: scores that are not finite.
+        """
+
+
+@runtime_checkable
+class WithTexts(Protocol):
+    """A task type whose models write texts, and which also makes records of how likely the right ones are."""
+
+    def generate(
+        self, model: Any, rows: Sequence[Mapping[str, Any]], processor: Any, *, max_new_tokens: int
+    ) -> list[str]:
+        """Return the text that a model writes for each row of :meth:`TaskType.encode`.
+
+        It becomes the ``prediction`` of records, wherever a metric reads it. A column ``reference`` of
+        encoded rows is the text that it is compared with.
         """
 
 

@@ -10,6 +10,7 @@ from merging.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     import datasets
+    from torch import Tensor
 
 _STRINGS = ("string", "large_string")
 
@@ -56,3 +57,48 @@ def check_max_tokens(max_tokens: int | None, tokenizer: Any) -> int:
     if max_tokens is None or not 1 <= max_tokens <= limit:
         raise OptionError(f"max_tokens must be in 1..{limit} for this tokenizer, got {max_tokens}.")
     return max_tokens
+
+
+def check_not_empty(tokens: Sequence[Sequence[int]], texts: Sequence[str], column: str) -> None:
+    """Raise DataError for a text that has no token, which no model can read."""
+    for ids, text in zip(tokens, texts, strict=True):
+        if not ids:
+            raise DataError(
+                f"column {column!r}: {text!r} has no token. Remove the row, or use a tokenizer that marks "
+                "the beginning or the end of a text."
+            )
+
+
+def ended(tokens: Sequence[Sequence[int]], tokenizer: Any, max_tokens: int) -> list[list[int]]:
+    """Cut sequences to ``max_tokens``, and let those that were not cut end with the end token.
+
+    A model that never sees it in training never stops when it generates. Without such a token nothing is
+    added.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        return [list(ids[:max_tokens]) for ids in tokens]
+    return [[*ids[: -1 if ids and ids[-1] == end else None], end][:max_tokens] for ids in tokens]
+
+
+def padding_token(tokenizer: Any) -> int:
+    """Return what stands where nothing is read: the padding token, else the end token, else 0."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
+    """Return int64 (B, R), R = the longest row, filled with ``value`` on the right, or on the left."""
+    import torch
+
+    result = torch.full((len(rows), max(map(len, rows))), value)
+    for place, row in zip(result, rows, strict=True):
+        place[len(place) - len(row) if left else 0 :][: len(row)] = torch.tensor(row, dtype=torch.int64)
+    return result
+
+
+def attention_mask(rows: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
+    """Return int64 (B, R) beside :func:`padded`: 1 for a token, 0 for padding."""
+    return padded([[1] * len(row) for row in rows], 0, left=left)

@@ -84,8 +84,6 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         if self._records:
             name = self._task.MAIN_METRIC
             output.metrics[f"{options['metric_key_prefix']}_{name}"] = metrics.compute(
-                name,
-                [record["prediction"] for record in self._records],
-                [record["reference"] for record in self._records],
+                name, *metrics.columns(name, self._records)
             )
         return output

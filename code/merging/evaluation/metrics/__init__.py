@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,30 @@ def interval(
             values[sample] = module.of_counts(counts[chosen].sum(0))
     low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)
+
+
+def columns(name: str, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a metric compares, (N,) and (N,), from one record for each example.
+
+    A metric that takes other fields than ``prediction`` and ``reference`` names them as ``FIELDS``.
+    """
+    first, second = getattr(_module(name), "FIELDS", ("prediction", "reference"))
+    return column([record[first] for record in records]), column([record[second] for record in records])
+
+
+def reads_predictions(name: str) -> bool:
+    """Whether a metric takes what a model predicts, rather than how likely it finds the truth."""
+    return not hasattr(_module(name), "FIELDS")
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is at most 1, so that it is shown in percent."""
+    return bool(getattr(_module(name), "IS_SHARE", True))
+
+
+def greater_is_better(name: str) -> bool:
+    """Whether the best model is the one with the greatest value."""
+    return bool(getattr(_module(name), "GREATER_IS_BETTER", True))
 
 
 def _module(name: str) -> ModuleType:

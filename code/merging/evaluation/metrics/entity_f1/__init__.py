@@ -1,0 +1,1 @@
+"""The metric ``entity_f1``; see ``entity_f1.py``."""

@@ -1,0 +1,1 @@
+"""The metric ``exact_match``; see ``exact_match.py``."""

@@ -1,0 +1,1 @@
+"""The metric ``pearson``; see ``pearson.py``."""

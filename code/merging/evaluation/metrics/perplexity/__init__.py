@@ -1,0 +1,1 @@
+"""The metric ``perplexity``; see ``perplexity.py``."""

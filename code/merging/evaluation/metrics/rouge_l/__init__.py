@@ -1,0 +1,1 @@
+"""The metric ``rouge_l``; see ``rouge_l.py``."""

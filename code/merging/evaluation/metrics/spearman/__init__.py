@@ -1,0 +1,1 @@
+"""The metric ``spearman``; see ``spearman.py``."""

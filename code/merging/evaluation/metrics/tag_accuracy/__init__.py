@@ -1,0 +1,1 @@
+"""The metric ``tag_accuracy``; see ``tag_accuracy.py``."""

@@ -1,0 +1,1 @@
+"""The metric ``token_f1``; see ``token_f1.py``."""
