@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # estimators are looked up while graphs are built, where torc
 IGNORED = -100
 """Label of a position that predicts nothing."""
 
+_CHUNK_ELEMENTS = 1 << 21
+"""Scores whose distribution functions exist at one time, 16 MB: vocabularies have many classes."""
+
 
 def probabilities(scores: Tensor) -> Tensor:
     """Return softmax over the last dimension, in float32 or better.
@@ -29,7 +32,7 @@ def probabilities(scores: Tensor) -> Tensor:
             f"scores have {num_classes} class; a label distribution needs at least 2. Name "
             "the other classes in the data; a number to be predicted is the task type regression."
         )
-    return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def counted(scores: Tensor, labels: Tensor | None) -> Tensor:
@@ -42,7 +45,7 @@ def counted(scores: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def draw(scores: Tensor, where: Tensor, keys: Sequence[tuple[int, int, int]]) -> Tensor:
-    """Draw labels, (B,) or (B, R), by inverting the distribution function.
+    """Draw labels, (B,) or (B, R), by inverting the distribution function; 0 outside ``where``.
 
     Each example has a generator of its own, and its j-th counted position takes the j-th number, so that
     neither other examples nor padding matter.
@@ -50,21 +53,30 @@ def draw(scores: Tensor, where: Tensor, keys: Sequence[tuple[int, int, int]]) ->
     import numpy as np
     import torch
 
-    uniforms = torch.zeros(where.shape, dtype=torch.float64)
-    for row, mask, key in zip(uniforms.unsqueeze(-1), where.cpu().unsqueeze(-1), keys, strict=True):
-        row[mask] = torch.from_numpy(np.random.default_rng(key).random(int(mask.sum())))
-    distribution = probabilities(scores).double().cumsum(-1)
-    labels = (distribution <= uniforms.to(scores.device).unsqueeze(-1)).sum(-1)
-    return labels.clamp(max=scores.shape[-1] - 1)  # rounded sums of probabilities need not reach 1
+    num_classes = scores.shape[-1]
+    counts = where.cpu().reshape(len(where), -1).sum(1).tolist()
+    uniforms = np.concatenate(
+        [np.random.default_rng(key).random(count) for key, count in zip(keys, counts, strict=True)]
+    )
+    labels = torch.zeros(where.shape, dtype=torch.int64, device=scores.device)
+    rows = max(1, _CHUNK_ELEMENTS // num_classes)
+    places = where.flatten().nonzero().squeeze(-1).split(rows)
+    for some, numbers in zip(places, torch.from_numpy(uniforms).to(scores.device).split(rows), strict=True):
+        distribution = probabilities(scores.reshape(-1, num_classes)[some]).double().cumsum(-1)
+        drawn = torch.searchsorted(distribution, numbers.unsqueeze(-1), right=True).squeeze(-1)
+        # rounded sums of probabilities need not reach 1
+        labels.view(-1)[some] = drawn.clamp(max=num_classes - 1)
+    return labels
 
 
 def score_gradient(scores: Tensor, labels: Tensor, where: Tensor) -> Tensor:
     """Return d log p(label) / d scores = e_label - p, shaped like ``scores``; zero outside ``where``."""
-    from torch.nn import functional
+    import torch
 
-    p = probabilities(scores)
-    chosen = functional.one_hot(labels.where(where, 0), scores.shape[-1])
-    return ((chosen - p) * where.unsqueeze(-1)).to(scores.dtype)
+    gradient = probabilities(scores).neg_()  # in place: of a vocabulary this is as large as all activations
+    chosen = labels.where(where, 0).unsqueeze(-1)
+    gradient.scatter_add_(-1, chosen, torch.ones_like(chosen, dtype=gradient.dtype))
+    return gradient.mul_(where.unsqueeze(-1)).to(scores.dtype)
 
 
 def factors(scores: Tensor, where: Tensor) -> Iterator[Tensor]:

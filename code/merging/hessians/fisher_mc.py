@@ -36,4 +36,5 @@ def cotangents(
     where = distribution.counted(scores, labels)
     for draw in range(num_samples):
         drawn = distribution.draw(scores, where, [(seed, example, draw) for example in examples])
-        yield distribution.score_gradient(scores, drawn, where) * num_samples**-0.5
+        gradient = distribution.score_gradient(scores, drawn, where)
+        yield gradient if num_samples == 1 else gradient * num_samples**-0.5

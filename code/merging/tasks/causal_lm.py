@@ -103,15 +103,17 @@ def encode(batch: Mapping[str, list[Any]], processor: Any, *, max_tokens: int | 
 def collate(rows: Sequence[Mapping[str, Any]], processor: Any) -> dict[str, Tensor]:
     """Pad to (B, R + 1), and return all but the last token as inputs, all but the first as labels, (B, R).
 
-    Rows without labels have none.
+    Raises:
+        DataError: rows without labels, of which nothing is predicted.
     """
-    padding = _texts.padding_token(processor)
-    tokens = [row["input_ids"] for row in rows]
     if "labels" not in rows[0]:
-        return {"input_ids": _texts.padded(tokens, padding), "attention_mask": _texts.attention_mask(tokens)}
-    read = [row[:-1] for row in tokens]
+        raise DataError(
+            "causal_lm: the data have prompts without a column 'completion', so that no token is predicted. "
+            "Add it; also for fisher_mc, which draws each token after the right ones."
+        )
+    read = [row["input_ids"][:-1] for row in rows]
     return {
-        "input_ids": _texts.padded(read, padding),
+        "input_ids": _texts.padded(read, _texts.padding_token(processor)),
         "attention_mask": _texts.attention_mask(read),
         "labels": _texts.padded([row["labels"][1:] for row in rows], _likelihood.IGNORED),
     }
