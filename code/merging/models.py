@@ -120,8 +120,12 @@ def build_classifier(
     label_names: Sequence[str],
     dropout: float | None,
     seed: int,
+    problem_type: str = "single_label_classification",
 ) -> transformers.PreTrainedModel:
     """Return a classifier to be trained; see :meth:`merging.tasks.TaskType.build_model`.
+
+    ``problem_type`` is what transformers calls the loss: "regression" is the squared error of one score for
+    each of ``label_names``.
 
     Raises:
         OptionError: both or none of ``model`` and ``architecture``; dropout for a model without such a field.
@@ -133,7 +137,7 @@ def build_classifier(
         architecture=architecture,
         dropout=dropout,
         seed=seed,
-        prepare=lambda config: _name_labels(config, label_names, model or "architecture"),
+        prepare=lambda config: _name_labels(config, label_names, problem_type, model or "architecture"),
     )
     trunk = [name for name in missing if name.startswith(f"{loaded.base_model_prefix}.")]
     if any(not _is_pooler(name) for name in trunk):
@@ -168,12 +172,12 @@ def build_language_model(
 
 
 def load(
-    auto_class: str, folder: str | os.PathLike[str], *, tensors: Mapping[str, Tensor] | None = None
+    auto_class: str | type, folder: str | os.PathLike[str], *, tensors: Mapping[str, Tensor] | None = None
 ) -> transformers.PreTrainedModel:
     """Return a finished model in float32 and evaluation mode.
 
     Args:
-        auto_class: of transformers, e.g. "AutoModelForSequenceClassification".
+        auto_class: of transformers, e.g. "AutoModelForSequenceClassification", or a class of models.
         folder: model folder or Hub id.
         tensors: weights in place of the folder's, under the names that they have in model files.
 
@@ -211,6 +215,12 @@ def stored_label_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(config.id2label[index] for index in range(config.num_labels))
 
 
+def has_processor(auto_class: str, model: str | os.PathLike[str]) -> bool:
+    """Whether a model folder holds a tokenizer or image processor; a Hub id may always."""
+    folder = Path(locate(model))
+    return not folder.is_dir() or any((folder / file).is_file() for file in _PROCESSOR_FILES[auto_class])
+
+
 def load_processor(auto_class: str, model: str | os.PathLike[str], **options: Any) -> Any:
     """Return the tokenizer or image processor that lies beside a model.
 
@@ -222,10 +232,9 @@ def load_processor(auto_class: str, model: str | os.PathLike[str], **options: An
 
     name = locate(model)
     kind = auto_class.removeprefix("Auto")
-    files = _PROCESSOR_FILES[auto_class]
-    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in files):
+    if not has_processor(auto_class, name):
         raise CheckpointError(  # transformers would make a tokenizer without words
-            f"{name} has no {kind}; expected one of {', '.join(files)}. "
+            f"{name} has no {kind}; expected one of {', '.join(_PROCESSOR_FILES[auto_class])}. "
             "A model folder must hold the tokenizer or image processor that it was trained with."
         )
     hub.check_model(name)
@@ -296,7 +305,7 @@ def _incomplete(name: str, model: transformers.PreTrainedModel, missing: Sequenc
 
 
 def _from_pretrained(
-    auto_class: str,
+    auto_class: str | type,
     name: str,
     config: transformers.PretrainedConfig,
     tensors: Mapping[str, Tensor] | None = None,
@@ -309,13 +318,16 @@ def _from_pretrained(
     if tensors is None and any((Path(name) / file).is_file() for file in (WEIGHTS_NAME, INDEX_NAME)):
         open_checkpoint(name, label="model")  # says which shard is missing, which file is cut off
     try:
-        loader = getattr(transformers, auto_class)
+        loader: Any = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
         options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
         if tensors is None:
             model, info = loader.from_pretrained(name, **options)
         else:
-            with torch.device("meta"):  # an auto class takes no weights, the architecture's own does
-                architecture = type(loader.from_config(config))
+            if isinstance(auto_class, str):
+                with torch.device("meta"):  # an auto class takes no weights, the architecture's own does
+                    architecture = type(loader.from_config(config))
+            else:
+                architecture = auto_class
             model, info = architecture.from_pretrained(None, state_dict=dict(tensors), **options)
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(
@@ -336,7 +348,9 @@ def _from_pretrained(
     return model, info
 
 
-def _name_labels(config: transformers.PretrainedConfig, label_names: Sequence[str], owner: str) -> None:
+def _name_labels(
+    config: transformers.PretrainedConfig, label_names: Sequence[str], problem_type: str, owner: str
+) -> None:
     """Give an unnamed head the data's names; a head with other names is an error."""
     present = [config.id2label[index] for index in sorted(config.id2label)]
     unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(present))
@@ -348,7 +362,7 @@ def _name_labels(config: transformers.PretrainedConfig, label_names: Sequence[st
         )
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in enumerate(label_names)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = problem_type
 
 
 def _set_dropout(config: transformers.PretrainedConfig, dropout: float) -> None:

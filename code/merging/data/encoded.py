@@ -1,16 +1,15 @@
 """Model inputs of a data set, made once and kept.
 
-The cache folder is ``$MERGING_CACHE``, else ``~/.cache/merging``; it may be deleted at any time. An entry
-is named by the content of the data, the processor and the options, not by any path, so checkouts and
-experiments share it. It is written beside its place and renamed: processes that make the same entry at once
-do no harm. Data folders are only read. Where the cache cannot be written, the encoded rows live in memory.
+They lie in the cache folder (``files/cache.py``), which may be deleted at any time. An entry is named by the
+content of the data, the processor and the options, not by any path, so checkouts and experiments share it. It
+is written beside its place and renamed: processes that make the same entry at once do no harm. Data folders
+are only read. Where the cache cannot be written, the encoded rows live in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from merging import tasks
 from merging.data import splits
 from merging.data.columns import without_bars
+from merging.files.cache import cache_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -73,21 +73,6 @@ def encode(
             load_from_cache_file=False,
             new_fingerprint="encoded",
         )
-
-
-def cache_folder() -> Path | None:
-    """Return the cache folder, made if need be; None where there is none to be written to."""
-    if "MERGING_CACHE" in os.environ:
-        folder = Path(os.environ["MERGING_CACHE"])
-    elif os.environ.get("HOME"):
-        folder = Path.home() / ".cache" / "merging"
-    else:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
 
 
 def _fingerprint(processor: Any) -> str:

@@ -18,14 +18,19 @@ LABEL = "label"
 
 def check(dataset: datasets.Dataset, *, columns: Sequence[str], labelled: bool) -> None:
     """Raise DataError for a missing column, an unnamed label column, or a label outside its range."""
-    for column in (*columns, LABEL) if labelled else columns:
+    check_columns(dataset, (*columns, LABEL) if labelled else columns)
+    if labelled:
+        check_labels(dataset[LABEL][:], len(label_names(dataset)), "data set")
+
+
+def check_columns(dataset: datasets.Dataset, columns: Sequence[str]) -> None:
+    """Raise DataError for a missing column."""
+    for column in columns:
         if column not in dataset.column_names:
             raise DataError(
                 f"the data set has no column {column!r}; it has {', '.join(dataset.column_names)}. "
                 f"Name the columns in a row of data/sources.py."
             )
-    if labelled:
-        check_labels(dataset[LABEL][:], len(label_names(dataset)), "data set")
 
 
 def label_names(dataset: datasets.Dataset) -> tuple[str, ...]:
@@ -61,3 +66,18 @@ def predictions(scores: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]
         }
         for best, row in zip(scores.argmax(axis=1), probabilities, strict=True)
     ]
+
+
+def finite(scores: Tensor) -> np.ndarray:
+    """Return scores as an array.
+
+    Raises:
+        DataError: one of them is no number.
+    """
+    if not scores.isfinite().all():
+        raise DataError(
+            "the model gives NaN or infinite scores; its weights are finite but far too large. "
+            "Train it again, with a smaller learning rate."
+        )
+    values: np.ndarray = scores.detach().float().cpu().numpy()
+    return values

@@ -9,6 +9,7 @@ import pytest
 from merging import tasks
 from merging.data import encoded
 from merging.errors import DataError, OptionError
+from merging.files.cache import cache_folder
 from merging.tasks import sequence_classification
 
 TASK = "sequence_classification"
@@ -27,7 +28,7 @@ def rows(reviews: Path, tokenizer: Any, *, split: str = "test", max_tokens: int 
 
 
 def entries() -> list[Path]:
-    folder = encoded.cache_folder()
+    folder = cache_folder()
     assert folder is not None
     return sorted((folder / "encoded").iterdir())
 
@@ -67,11 +68,11 @@ def test_without_a_place_for_the_cache_rows_are_in_memory(
 ) -> None:
     expected = rows(reviews, tokenizer)
     monkeypatch.setenv("MERGING_CACHE", "/proc/nothing/can/be/made/here")
-    assert encoded.cache_folder() is None
+    assert cache_folder() is None
     assert rows(reviews, tokenizer) == expected
     monkeypatch.delenv("MERGING_CACHE")
     monkeypatch.setenv("HOME", "")
-    assert encoded.cache_folder() is None
+    assert cache_folder() is None
 
 
 def test_a_cache_that_fills_up_is_no_error(
@@ -88,7 +89,7 @@ def test_a_cache_that_fills_up_is_no_error(
 def test_the_cache_lies_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MERGING_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert encoded.cache_folder() == tmp_path / ".cache" / "merging"
+    assert cache_folder() == tmp_path / ".cache" / "merging"
 
 
 def test_processes_that_encode_at_once_agree(reviews: Path, tokenizer: Any) -> None:

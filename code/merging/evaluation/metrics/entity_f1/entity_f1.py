@@ -3,9 +3,9 @@
     F1 = 2 TP / (spans found + spans there)
 
 as in the shared task CoNLL-2003 (Tjong Kim Sang and De Meulder 2003) and its script conlleval: tags are
-``O``, ``B-PER``, ``I-PER`` and so on. A span begins at B (also S, U: a span of one word), at another type, and
-at an I or E (L) that continues nothing; it ends before the next beginning or O, and after E, L, S or U. Tags of
-any other form (parts of speech) are spans of one word each.
+``O``, ``B-PER``, ``I-PER`` and so on. A span begins at B (also S, U: a span of one word), at another type,
+and at an I or E (L) that continues nothing; it ends before the next beginning or O, and after E, L, S or U.
+Tags of any other form (parts of speech) are spans of one word each.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from merging.evaluation.metrics import _numbers  # a class would be taken for th
 def score(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return Pearson correlation, -1..1, of (N,) numbers."""
     first, second = (values.astype(np.float64) - values.mean() for values in (predictions, references))
-    spread = np.linalg.norm(first) * np.linalg.norm(second)
-    return float(first @ second / spread) if spread else 0.0
+    if not np.ptp(predictions) or not np.ptp(references):
+        return 0.0
+    return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
 
 
 class Metric(_numbers.NumberMetric):
