@@ -1,0 +1,108 @@
+"""Where the boxes of a drawn graph stand: inputs above what is made of them, few crossing lines.
+
+Layers by longest path, then barycentres, as in Sugiyama, Tagawa and Toda (1981). Graphviz would do it
+better, but no wheel brings it: its Python packages need the program from the system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sisyphus.view.facts import GraphFacts, JobFacts
+
+_SWEEPS = 8
+
+
+@dataclass(frozen=True)
+class Box:
+    """A job, or several of one class in the same layer."""
+
+    key: str
+    label: tuple[str, ...]
+    """Lines of text."""
+    states: Mapping[str, int]
+    """Number of jobs by state."""
+    inputs: tuple[str, ...]
+    """Keys of the boxes above."""
+    layer: int = 0
+    position: float = 0.0
+    """Centre, from 0 on, in widths of a box."""
+
+
+def boxes_of_jobs(facts: GraphFacts) -> list[Box]:
+    """Return one box for each job."""
+    return [Box(job.id, _label(job), {job.state: 1}, tuple(job.inputs)) for job in facts.jobs]
+
+
+def boxes_of_classes(facts: GraphFacts) -> list[Box]:
+    """Return one box for the jobs of a class that stand equally deep in the graph."""
+    depth = _layers({job.id: job.inputs for job in facts.jobs})
+    key = {job.id: f"{depth[job.id]} {job.class_name}" for job in facts.jobs}
+    groups: dict[str, list[JobFacts]] = {}
+    for job in facts.jobs:
+        groups.setdefault(key[job.id], []).append(job)
+    boxes = []
+    for name, jobs in groups.items():
+        states: dict[str, int] = {}
+        for job in jobs:
+            states[job.state] = states.get(job.state, 0) + 1
+        inputs = dict.fromkeys(key[creator] for job in jobs for creator in job.inputs)
+        label = _label(jobs[0]) if len(jobs) == 1 else (jobs[0].class_name, f"{len(jobs)} jobs")
+        boxes.append(Box(name, label, states, tuple(inputs)))
+    return boxes
+
+
+def _label(job: JobFacts) -> tuple[str, ...]:
+    name = job.vis_name or (job.aliases[0] if job.aliases else job.id.rpartition(".")[2])
+    return job.class_name, name
+
+
+def arrange(boxes: Iterable[Box]) -> list[Box]:
+    """Return the boxes with layers and positions.
+
+    Args:
+        boxes: those that others take as inputs first.
+    """
+    boxes = list(boxes)
+    layer = _layers({box.key: box.inputs for box in boxes})
+    above: dict[str, list[str]] = {box.key: list(box.inputs) for box in boxes}
+    below: dict[str, list[str]] = {box.key: [] for box in boxes}
+    for box in boxes:
+        for creator in box.inputs:
+            below[creator].append(box.key)
+    rows: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
+    for box in boxes:
+        rows[layer[box.key]].append(box.key)
+    position = {key: float(index) for row in rows for index, key in enumerate(row)}
+    for sweep in range(_SWEEPS):
+        neighbours = below if sweep % 2 else above
+        for row in reversed(rows) if sweep % 2 else rows:
+            _sort_row(row, neighbours, position)
+    widest = max(map(len, rows), default=0)
+    for row in rows:
+        for index, key in enumerate(row):
+            position[key] = index + (widest - len(row)) / 2
+    return [
+        Box(box.key, box.label, box.states, box.inputs, layer[box.key], position[box.key]) for box in boxes
+    ]
+
+
+def _layers(inputs: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """Number of steps from the sources, along the longest way."""
+    layer: dict[str, int] = {}
+    for key, creators in inputs.items():
+        layer[key] = 1 + max((layer[creator] for creator in creators), default=-1)
+    return layer
+
+
+def _sort_row(row: list[str], neighbours: Mapping[str, list[str]], position: dict[str, float]) -> None:
+    """Put each box of a row below the middle of its neighbours, as far as there is room."""
+
+    def middle(key: str) -> float:
+        places = [position[other] for other in neighbours[key]]
+        return sum(places) / len(places) if places else position[key]
+
+    row.sort(key=middle)
+    for index, key in enumerate(row):
+        position[key] = float(index)
