@@ -9,6 +9,7 @@
     │   └── NoFunctionError     the module lacks the function (also an AttributeError)
     ├── OptionError         options of the command line that contradict each other (also an AssertionError)
     ├── JobDirError         a job folder that cannot be read or set up
+    ├── AnotherManagerError a manager already works in the work folder
     ├── BlockedWorkflow     a script asked for results that can no longer be computed
     ├── EngineError         an engine that is set up wrongly, or cannot do what is asked
     │   └── RefusedError    a task asks for more than its engine can ever give
@@ -45,6 +46,10 @@ class OptionError(SisyphusError, AssertionError):
 
 class JobDirError(SisyphusError):
     """A job folder is damaged, or something else stands in its place."""
+
+
+class AnotherManagerError(SisyphusError):
+    """Another manager works in the work folder; two would start every job twice."""
 
 
 class BlockedWorkflow(SisyphusError):

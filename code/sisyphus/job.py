@@ -20,6 +20,7 @@ from sisyphus.task import Task
 if TYPE_CHECKING:
     from sisyphus.block import Block
     from sisyphus.engines.base import EngineBase
+    from sisyphus.managing.failures import Failure
 
 __all__ = ["Job", "JobSingleton", "created_jobs", "job_finished"]
 
@@ -57,6 +58,7 @@ class Job(metaclass=JobSingleton):
     _sis_task_cache: list[Task] | None = None
     _sis_origin: origin.Origin | None = None
     _sis_num_creations = 0
+    _sis_made_with: Mapping[str, Any] = {}
     _sis_needed_for_which_targets: set[str] | None = None
 
     # --- what recipes override ------------------------------------------------------------------------------
@@ -78,6 +80,15 @@ class Job(metaclass=JobSingleton):
     def completed_fraction(self) -> float | None:
         """Return how much is done, 0 to 1; None if that is not known."""
         return None
+
+    def on_failure(self, failure: Failure) -> None:
+        """Decide what becomes of a failed task: ``failure.retry(...)``, or leave it to a person.
+
+        Called once for each failure, in the process that builds the graph.
+
+        Args:
+            failure: the task, its log, what it used, and how often it was run again.
+        """
 
     @classmethod
     def hash(cls, parsed_args: dict[str, Any]) -> str:
@@ -403,6 +414,11 @@ class Job(metaclass=JobSingleton):
         self._sis_rqmt_overwrites[task_name] = (how, dict(rqmt))
         self._sis_task_cache = None
         return self
+
+    def _sis_change_rqmt(self, task_name: str, rqmt: Mapping[str, Any]) -> None:
+        """Change some requirements, and keep what the config changed before."""
+        how, before = self._sis_rqmt_overwrites.get(task_name, ("extend", {}))
+        self._sis_overwrite_rqmt(task_name, how, {**before, **rqmt})
 
     def _sis_tasks(self) -> list[Task]:
         """Return the tasks, with overwritten requirements; the recipe's method is called once."""

@@ -28,9 +28,11 @@ import errno
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from sisyphus import global_settings as gs
+from sisyphus.atomic_files import append_line, link_atomically, remove_if_there, write_atomically
 from sisyphus.errors import JobDirError
 
 HOLD = "hold"
@@ -42,6 +44,22 @@ _MAX_NAME = 255
 """Longest file name, in characters, of usual file systems."""
 
 
+_SIGNS_OF_A_JOB = frozenset({gs.JOB_INFO, gs.JOB_SAVE, gs.JOB_FINISHED_MARKER, gs.JOB_FINISHED_ARCHIVE})
+_ASIDE = (".cleared.", ".deleted.", ".import.", ".cleanup")
+"""Parts of the names of folders that were jobs, and are none any more, or not yet."""
+
+
+def looks_like_job(path: str) -> bool:
+    """Whether a directory has what every job folder has."""
+    names = JobDir(path).names()
+    return gs.JOB_OUTPUT in names and not _SIGNS_OF_A_JOB.isdisjoint(names)
+
+
+def is_aside(path: str) -> bool:
+    """Whether a folder was moved aside, or is just being imported or deleted."""
+    return any(part in os.path.basename(path) for part in _ASIDE)
+
+
 def task_entry(kind: str, task_name: str, task_id: int | None = None) -> str:
     """Return the name of a task's file: ``KIND.TASK`` or ``KIND.TASK.ID``."""
     return f"{kind}.{task_name}" if task_id is None else f"{kind}.{task_name}.{task_id}"
@@ -51,29 +69,6 @@ def input_link_name(job_id: str) -> str:
     """Return the name of the link to the job that made an input."""
     name = job_id.replace("/", "_")
     return name if len(name) <= _MAX_NAME else job_id.rsplit("/", 1)[-1]
-
-
-def write_atomically(path: str, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new one, never half of it."""
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
-
-
-def link_atomically(target: str, link: str) -> None:
-    """Make ``link`` a symbolic link to ``target``, replacing another link."""
-    try:
-        if os.readlink(link) == target:
-            return
-    except FileNotFoundError:
-        os.symlink(target, link)
-        return
-    directory, name = os.path.split(link)
-    temporary = os.path.join(directory, f".{name[:200]}.{os.getpid()}.tmp")
-    os.symlink(target, temporary)
-    os.replace(temporary, link)
 
 
 class JobDir:
@@ -133,19 +128,50 @@ class JobDir:
     def reset_error(self, task_name: str, task_id: int, max_resets: int) -> bool:
         """Put a failed try aside, so that the task runs again; False if it had its tries.
 
-        The log becomes ``log.TASK.ID.error.01`` (02, ...) and the error marker goes.
+        The log becomes ``log.TASK.ID.error.01`` (02, ...), the usage file likewise, and the error marker goes
+        last: of a process killed between two of these steps the next one goes on, under the same number. Two
+        processes may do it at once.
         """
+        log, used, error = (
+            self.entry(task_entry(kind, task_name, task_id))
+            for kind in (gs.JOB_LOG, gs.PLOGGING_FILE, gs.STATE_ERROR)
+        )
+        number = self.num_resets(task_name, task_id) + 1
+        if not os.path.lexists(log) and number > 1 and _is_newer(f"{log}.error.{number - 1:02d}", error):
+            number -= 1  # the log was put aside, then the process was killed
+        elif number > max_resets:
+            return False
+        try:
+            os.replace(log, f"{log}.error.{number:02d}")
+        except FileNotFoundError:
+            if not os.path.lexists(f"{log}.error.{number:02d}"):  # the worker could not even open its log
+                write_atomically(f"{log}.error.{number:02d}", b"")
+        with suppress(FileNotFoundError):
+            os.replace(used, f"{used}.error.{number:02d}")
+        remove_if_there(error)
+        return True
+
+    def num_resets(self, task_name: str, task_id: int) -> int:
+        """Return how many failed tries were put aside."""
         log = self.entry(task_entry(gs.JOB_LOG, task_name, task_id))
-        for number in range(1, max_resets + 1):
-            aside = f"{log}.error.{number:02d}"
-            if os.path.lexists(aside):
-                continue
-            if os.path.lexists(log):
-                os.rename(log, aside)
-            else:  # the worker could not even open its log
-                write_atomically(aside, b"")
-            os.unlink(self.entry(task_entry("error", task_name, task_id)))
-            return True
+        number = 0
+        while os.path.lexists(f"{log}.error.{number + 1:02d}"):
+            number += 1
+        return number
+
+    def put_submissions_aside(self, task_name: str, max_times: int) -> bool:
+        """Forget how often a task was submitted: ``submit_log.TASK.given_up.01`` (02, ...).
+
+        Returns:
+            False if that was done ``max_times`` before.
+        """
+        path = self.entry(task_entry(gs.ENGINE_SUBMIT, task_name))
+        for number in range(1, max_times + 1):
+            aside = f"{path}.given_up.{number:02d}"
+            if not os.path.lexists(aside):
+                with suppress(FileNotFoundError):
+                    os.rename(path, aside)
+                return True
         return False
 
     def silence_s(self, task_name: str, task_id: int, now: float) -> float:
@@ -181,8 +207,7 @@ class JobDir:
 
     def append_submission(self, task_name: str, task_ids: Iterable[int], rqmt: Mapping[str, Any]) -> None:
         """Note a submission."""
-        with open(self.entry(task_entry(gs.ENGINE_SUBMIT, task_name)), "a", encoding="utf-8") as file:
-            file.write(f"{(list(task_ids), dict(rqmt))!r}\n")
+        append_line(self.entry(task_entry(gs.ENGINE_SUBMIT, task_name)), repr((list(task_ids), dict(rqmt))))
 
     # --- setting up ---
 
@@ -260,6 +285,14 @@ class JobDir:
         shutil.rmtree(aside)
 
 
+def _is_newer(path: str, other: str) -> bool:
+    """Whether a file got its name later than another one was made, as far as the clock of the disk tells."""
+    try:
+        return os.stat(path).st_ctime_ns > os.stat(other).st_ctime_ns
+    except FileNotFoundError:
+        return False
+
+
 def _unpicklable_part(job: object) -> str:
     """Which attribute is to blame; empty if it is none of them."""
     import pickle
@@ -286,7 +319,7 @@ def read_save(path: str) -> Any:
     import zlib
 
     try:
-        content = _save_content(path)
+        content = read_saved_bytes(path)
         return pickle.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
     except FileNotFoundError as error:
         raise JobDirError(
@@ -301,7 +334,12 @@ def read_save(path: str) -> Any:
         ) from error
 
 
-def _save_content(path: str) -> bytes:
+def read_saved_bytes(path: str) -> bytes:
+    """Return the content of ``job.save``, from a job folder, a file, or the archive that cleaning leaves.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
     if os.path.isdir(path):
         save = os.path.join(path, gs.JOB_SAVE)
         path = save if os.path.isfile(save) else os.path.join(path, gs.JOB_FINISHED_ARCHIVE)

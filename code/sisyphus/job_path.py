@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from sisyphus import global_settings as gs
+from sisyphus.atomic_files import write_atomically
 from sisyphus.delayed_ops import DelayedBase
 from sisyphus.errors import VariableNotSet
 from sisyphus.hash import sis_hash_helper
@@ -291,18 +292,14 @@ class Variable(AbstractPath):
 
     def set(self, value: Any) -> None:
         """Write the value, in one step: readers never see half of it."""
-        target = self.get_path()
-        temporary = f"{target}.{os.getpid()}.tmp"
         if self.pickle:
             import gzip
             import pickle
 
-            with gzip.open(temporary, "wb") as compressed:
-                pickle.dump(value, compressed)
+            content = gzip.compress(pickle.dumps(value))
         else:
-            with open(temporary, "w", encoding="utf-8") as text:
-                text.write(f"{value!r}\n")
-        os.replace(temporary, target)
+            content = f"{value!r}\n".encode()
+        write_atomically(self.get_path(), content)
 
     def get(self) -> Any:
         """Return the value, or the backup.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sisyphus.errors import VariableNotSet
+from sisyphus.records.recipe_state import made_with
 
 if TYPE_CHECKING:
     from sisyphus.job import Job
@@ -18,6 +19,7 @@ def set_up(job: Job) -> None:
     folder.make(sorted(job._sis_output_dirs))
     folder.link_inputs({creator._sis_id(): creator._sis_path() for creator in creators})
     folder.write_info(info_lines(job))
+    job._sis_made_with = made_with(job)
     folder.write_save(job)
 
 

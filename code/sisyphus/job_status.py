@@ -9,12 +9,12 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from sisyphus import global_settings as gs
+from sisyphus.atomic_files import link_atomically
 from sisyphus.block import blocks_set_to
-from sisyphus.job_dir import link_atomically
 from sisyphus.job_identity import graph_lock
 from sisyphus.results_cache import finished_results_cache
 from sisyphus.states import State
@@ -41,6 +41,11 @@ def _nested() -> Iterator[None]:
         yield
     finally:
         _nesting.active = False
+
+
+def only_looking() -> AbstractContextManager[None]:
+    """While this is held, this thread declares no job finished: what it asks changes nothing on disk."""
+    return _nested()
 
 
 def is_finished(job: Job) -> bool:
@@ -78,7 +83,10 @@ def _declare_finished(job: Job) -> None:
         return
     if gs.TEAM_SHARE_DIR:
         _link_for_team(job, gs.TEAM_SHARE_DIR)
-    gs.on_job_finished(job)
+    try:
+        gs.on_job_finished(job)
+    except Exception as error:  # any code of settings; the job is finished all the same
+        logging.error(f"on_job_finished of the settings failed for {job}", exc_info=error)
 
 
 def _link_for_team(job: Job, directory: str) -> None:
@@ -150,7 +158,18 @@ def next_task(job: Job) -> Task | None:
 
 
 def job_state(job: Job, engine: EngineBase | None) -> State:
-    """Return the state of a job; hold and finished are looked at before the inputs."""
+    """Return the state of a job; hold and finished are looked at before the inputs.
+
+    It is ``unknown`` while its folder cannot be read: one bad disk must not stop all other jobs.
+    """
+    try:
+        return _job_state(job, engine)
+    except OSError as error:
+        logging.warning(f"Cannot look at {job}: {error}")
+        return State.UNKNOWN
+
+
+def _job_state(job: Job, engine: EngineBase | None) -> State:
     if is_finished(job):
         return State.FINISHED
     folder = job._sis_dir

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from sisyphus import global_settings as gs
+from sisyphus.atomic_files import write_atomically
 
 
 class FinishedResultsCache:
@@ -74,10 +75,10 @@ class FinishedResultsCache:
 
         if not (self._in_use() and self._changed):
             return
-        temporary = f"{gs.CACHE_FINISHED_RESULTS_PATH}.{os.getpid()}"
-        with open(temporary, "wb") as file:
-            pickle.dump(self._known, file)
-        os.replace(temporary, gs.CACHE_FINISHED_RESULTS_PATH)
+        try:
+            write_atomically(gs.CACHE_FINISHED_RESULTS_PATH, pickle.dumps(self._known))
+        except OSError as error:  # it only saves time
+            logging.warning(f"Cannot write the cache of finished results: {error}")
         self._changed = False
 
 

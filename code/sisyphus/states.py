@@ -59,6 +59,8 @@ class TaskEvidence(NamedTuple):
     """What the engine reports."""
     has_log: bool = False
     """The task was started once: its log file is there."""
+    began: bool = True
+    """Its process got as far as to the task's own code: its usage file is there."""
     silence_s: float = float("inf")
     """Seconds since log or usage file were last written."""
     patience_s: float = 0.0
@@ -85,6 +87,8 @@ def task_id_state(known: TaskEvidence) -> State:
         return State.RUNNING
     if known.num_submissions > known.max_submissions:
         return State.RETRY_ERROR
+    if not known.began:  # killed while Python started: nothing was lost, also of a task that cannot resume
+        return State.RUNNABLE
     return State.INTERRUPTED_RESUMABLE if known.resumable else State.INTERRUPTED_NOT_RESUMABLE
 
 

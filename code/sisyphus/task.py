@@ -182,7 +182,13 @@ class Task:
         return any(self._marked(gs.JOB_LOG, self.job._sis_dir.names(), task_id))
 
     def _try_again(self, task_id: int) -> bool:
-        return self.tries > 1 and self.job._sis_dir.reset_error(self._start, task_id, self.tries - 1)
+        if self.tries <= 1:
+            return False
+        try:
+            return self.job._sis_dir.reset_error(self._start, task_id, self.tries - 1)
+        except OSError as error:  # a full disk, a folder that is not writable: it stays in error
+            logging.warning(f"Cannot put a failed try of {self.job} aside: {error}")
+            return False
 
     def state(self, engine: EngineBase | None, task_id: int | None = None, force: bool = False) -> State:
         """Return the state of this id, or of the whole task.
@@ -207,26 +213,48 @@ class Task:
             return State.ERROR
         report = State.UNKNOWN if engine is None else engine.task_state(self, task_id)
         names = self.job._sis_dir.names()  # it may have ended between the first look and the engine's answer
-        folder, history = self.job._sis_dir, self._submissions_without_progress(task_id)
+        folder = self.job._sis_dir
         return task_id_state(
             TaskEvidence(
                 finished=self._marked(gs.JOB_FINISHED_MARKER, names, task_id)[0],
                 error=self._marked(State.ERROR.value, names, task_id)[0],
                 engine=report,
                 has_log=self._marked(gs.JOB_LOG, names, task_id)[0],
+                began=self._marked(gs.PLOGGING_FILE, names, task_id)[0],
                 silence_s=folder.silence_s(self._start, task_id, time.time()),
                 patience_s=_patience_s(engine),
-                num_submissions=history,
+                num_submissions=self._submissions_without_progress(engine, task_id),
                 max_submissions=gs.MAX_SUBMIT_RETRIES,
                 resumable=self.resumeable(),
             )
         )
 
-    def _submissions_without_progress(self, task_id: int) -> int:
-        """Submissions of this id since the task last got further."""
-        history = [rqmt for ids, rqmt in self.job._sis_dir.submissions(self._start) if task_id in ids]
-        progress = [rqmt.get("completed_fraction") or 0.0 for rqmt in history]
-        return sum(fraction >= progress[-1] for fraction in progress) if progress else 0
+    def _submissions_without_progress(self, engine: EngineBase | None, task_id: int) -> int:
+        """Submissions of this id that led to a run, since the job last got further.
+
+        A local engine forgets its queue when the manager ends, and what was queued is submitted once more:
+        such submissions say nothing about the task.
+        """
+        history = [info for ids, info in self.job._sis_dir.submissions(self._start) if task_id in ids]
+        if len(history) <= gs.MAX_SUBMIT_RETRIES:  # the usual case: nothing more has to be read
+            return len(history)
+        now = None if engine is None else engine.last_run(self, task_id)
+        runs = [info.get("after_run") for info in history]
+        led_to_a_run = [
+            before is None or before != (now if after is None else after)
+            for before, after in zip(runs, [*runs[1:], None], strict=True)
+        ]
+        progress = [info.get("completed_fraction") or 0.0 for info in history]
+        latest = max(progress[-1], self._fraction_now())
+        return sum(ran and at >= latest for ran, at in zip(led_to_a_run, progress, strict=True))
+
+    def _fraction_now(self) -> float:
+        """How much of the job is done, 0 to 1; 0 where it does not tell."""
+        try:
+            return float(self.job.completed_fraction() or 0.0)
+        except Exception as error:  # noqa: BLE001 - any code of a recipe may stand behind it
+            logging.debug(f"{self.job}.completed_fraction() failed: {error!r}")
+            return 0.0
 
     def get_process_logging_path(self, task_id: int) -> str:
         """Return the path of its usage file."""

@@ -22,10 +22,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import sisyphus.global_settings as gs
+from sisyphus.atomic_files import remove_unfinished
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.errors import SisyphusError
 from sisyphus.job_dir import read_save, task_entry
+from sisyphus.records.output_hashes import note_if_last
 from sisyphus.running import usage
+from sisyphus.running.leftovers import end_leftovers
 from sisyphus.running.monitor import UsageMonitor
 from sisyphus.running.task_log import open_log
 from sisyphus.terminal import logs
@@ -103,9 +106,17 @@ def run(call: Call) -> int:
     except SystemExit as end:  # no way to end a task: nobody would see that the rest of it did not run
         _report_failure(end)
         logging.error("The task called sys.exit(%s). To end it early, return; to fail, raise.", end.code)
-    if files.error.parent.is_dir():  # else there is no job at all
-        files.error.touch()
+    _mark_error(files.error)
     return EXIT_ERROR
+
+
+def _mark_error(marker: Path) -> None:
+    if not marker.parent.is_dir():  # there is no job at all
+        return
+    try:
+        marker.touch()
+    except OSError as error:  # often what the task failed of: a full disk, a folder that became read-only
+        logging.error("The error marker cannot be made, so the task counts as interrupted: %s", error)
 
 
 def _load(call: Call) -> tuple[Job, Task]:
@@ -124,16 +135,23 @@ def _load(call: Call) -> tuple[Job, Task]:
 
 def _run_task(job: Job, task: Task, task_id: int, engine: EngineBase, *, resume: bool) -> int:
     requested = engine.get_rqmt(task, task_id, update=False)
-    monitor = UsageMonitor(str(Path(task.path(gs.PLOGGING_FILE, task_id)).absolute()), engine, requested)
+    path = str(Path(task.path(gs.PLOGGING_FILE, task_id)).absolute())
+    monitor = UsageMonitor(path, engine, requested, goes_on=resume)
     monitor.start()
     out_of_memory = False
     try:
         engine.init_worker(task)
-        _set_environment(job, requested)
+        set_environment(job._sis_environment, requested)
         _wait_for_inputs(job, engine)
         _log_system(job, task, task_id, requested)
         os.chdir(task.path(gs.JOB_WORK_DIR))
         _call_method(job, task, task_id, resume=resume)
+    except MemoryError as error:
+        if not task.resumeable():
+            raise
+        out_of_memory = True
+        logging.error("Out of memory, the next run gets more: %s", error)
+        return _KILLED_FOR_MEMORY[0]
     except subprocess.CalledProcessError as error:
         if error.returncode not in _KILLED_FOR_MEMORY:
             raise
@@ -142,15 +160,19 @@ def _run_task(job: Job, task: Task, task_id: int, engine: EngineBase, *, resume:
         return _KILLED_FOR_MEMORY[0]
     finally:
         os.chdir(gs.BASE_DIR)
-        monitor.stop(out_of_memory=out_of_memory)
+        monitor.stop(out_of_memory=out_of_memory, made_with=job._sis_made_with)
     if not task.continuable:
+        if gs.RECORD_OUTPUT_HASHES:
+            note_if_last(job, task, task_id, finished=False)
         job._sis_dir.mark_task(gs.STATE_FINISHED, task.name(), task_id)
+        if gs.RECORD_OUTPUT_HASHES:
+            note_if_last(job, task, task_id, finished=True)
     logging.info("Job finished successfully")
     return EXIT_FINISHED
 
 
-def _set_environment(job: Job, requested: Requirements) -> None:
-    """Leave only the variables that settings and job name.
+def set_environment(own: EnvironmentModifier, requested: Requirements) -> None:
+    """Leave only the variables that the settings and ``own``, what the job asks for, name.
 
     The thread counts of the defaults stand for "as many as the task has cpus": the number that the task asks
     for is put in their place. A value from a settings file, or from the job, is used as it is.
@@ -163,7 +185,6 @@ def _set_environment(job: Job, requested: Requirements) -> None:
     environment = EnvironmentModifier()
     environment.keep(gs.DEFAULT_ENVIRONMENT_KEEP)
     environment.set({**gs.DEFAULT_ENVIRONMENT_SET, **threads})
-    own = job._sis_environment
     environment.keep(own.keep_vars)
     environment.set_vars.update(own.set_vars)
     environment.modify_environment()
@@ -235,8 +256,12 @@ class _Files:
 
     def was_interrupted(self) -> bool:
         """Whether an earlier run of the task left a log, but neither result nor error."""
-        ended = self.error.exists() or self.finished.exists()
+        ended = self.have_marker()
         return not ended and self.usage.exists() and self.log.exists() and self.log.stat().st_size > 0
+
+    def have_marker(self) -> bool:
+        """Whether an earlier run of the task ended by itself."""
+        return self.error.exists() or self.finished.exists()
 
     def was_finished_meanwhile(self) -> bool:
         """Whether the finished marker was made since this process started."""
@@ -249,6 +274,15 @@ def _claim(call: Call, files: _Files) -> bool:
     if previous and usage.is_alive(previous, job_dir=call.job_dir, task_name=call.task_name):
         logging.error("%s %s: already running as process %s", call.job_dir, call.task_name, previous["pid"])
         return False
+    claimed = _lock(call, files)
+    if claimed and previous and not files.have_marker():
+        end_leftovers(previous, call.job_dir)
+        for directory in (call.job_dir, os.path.join(call.job_dir, gs.JOB_OUTPUT)):
+            remove_unfinished(directory, previous.get("pid", 0))
+    return claimed
+
+
+def _lock(call: Call, files: _Files) -> bool:
     if not files.lock.parent.is_dir():
         return True  # no job: the error comes when it is loaded
     lock = os.open(files.lock, os.O_CREAT | os.O_RDWR, 0o666)

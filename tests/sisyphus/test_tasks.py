@@ -26,6 +26,9 @@ class Engine:
         self.asked.append(task_id)
         return self.reports.get(f"id{task_id}", "unknown")
 
+    def last_run(self, task, task_id):
+        return self.reports.get("last_run")
+
 
 class Step(Job):
     """``options`` are those of its only task."""
@@ -42,6 +45,13 @@ class Step(Job):
 
     def again(self):
         pass
+
+
+class Counts(Step):
+    fraction = 0.0
+
+    def completed_fraction(self):
+        return self.fraction
 
 
 class Nothing(Job):
@@ -193,6 +203,8 @@ def test_a_marker_that_appears_while_the_engine_is_asked():
 def test_interruptions():
     task = task_of(resume="again")
     mark(task, "log", 1)
+    assert task.state(Engine()) == "runnable"  # killed before it called a method of the job
+    mark(task, "usage", 1, age_s=1000)
     assert task.state(Engine()) == "interrupted_resumable"
     engine = Engine()
     engine.waits_for_file_system = True
@@ -206,6 +218,7 @@ def test_interruptions():
 def test_submissions_are_counted_since_the_last_progress():
     task = task_of(resume="again")
     mark(task, "log", 1)
+    mark(task, "usage", 1)
     for _ in range(gs.MAX_SUBMIT_RETRIES):
         submit(task, [1], completed_fraction=None)
     assert task.state(Engine()) == "interrupted_resumable"
@@ -213,6 +226,36 @@ def test_submissions_are_counted_since_the_last_progress():
     assert task.state(Engine()) == "retry_error"
     submit(task, [1], completed_fraction=0.5)
     assert task.state(Engine()) == "interrupted_resumable"
+
+
+def test_submissions_to_a_queue_that_was_lost_do_not_count():
+    task = task_of(resume="again")
+    mark(task, "log", 1)
+    mark(task, "usage", 1)
+    for _ in range(10):  # ten managers were stopped before it was its turn
+        submit(task, [1], after_run="")
+    submit(task, [1], after_run="first")
+    assert task.state(Engine(last_run="second")) == "interrupted_resumable"
+    for run in ("second", "third"):
+        submit(task, [1], after_run=run)
+    assert task.state(Engine(last_run="third")) == "interrupted_resumable"
+    assert task.state(Engine(last_run="fourth")) == "retry_error"
+
+
+def test_progress_of_the_last_run_counts():
+    job = Counts("x", {"resume": "again"})
+    job._sis_setup_directory()
+    task = job._sis_tasks()[0]
+    mark(task, "log", 1)
+    mark(task, "usage", 1)
+    for _ in range(gs.MAX_SUBMIT_RETRIES + 1):
+        submit(task, [1], completed_fraction=0.5)
+    job.fraction = 0.5
+    assert task.state(Engine()) == "retry_error"
+    job.fraction = 0.6
+    assert task.state(Engine()) == "interrupted_resumable"
+    job.fraction = "half"  # a recipe that is wrong does not stop the manager
+    assert task.state(Engine()) == "retry_error"
 
 
 def test_damaged_lines_of_the_submit_log_are_left_out(caplog):
@@ -242,6 +285,32 @@ def test_a_failure_without_a_log_uses_up_a_try():
     assert not task.error()
     mark(task, "error", 1)
     assert task.error()
+
+
+def test_a_try_that_was_half_put_aside_is_put_aside_once():
+    task = task_of(tries=2)
+    mark(task, "error", 1)
+    time.sleep(0.02)  # the clock of a file system goes in steps
+    pathlib.Path(f"{task.path('log', 1)}.error.01").touch()  # here the manager was killed
+    assert not task.error()
+    assert not task.error(1)
+    mark(task, "error", 1)
+    assert task.error()
+
+
+def test_a_try_puts_the_usage_aside_too():
+    task = task_of(tries=2)
+    for kind in ("log", "usage", "error"):
+        mark(task, kind, 1)
+    assert task.state(Engine()) == "runnable"
+    assert pathlib.Path(f"{task.path('usage', 1)}.error.01").exists()
+
+
+def test_a_line_cut_short_does_not_damage_the_next():
+    task = task_of()
+    pathlib.Path(task.path(gs.ENGINE_SUBMIT)).write_text("([1], {'mem': 1})\n([1], {'me")
+    task.job._sis_dir.append_submission("run", [2], {"mem": 2})
+    assert task.job._sis_dir.submissions("run") == [([1], {"mem": 1}), ([2], {"mem": 2})]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import sisyphus.global_settings as gs
-from sisyphus.job_dir import link_atomically
+from sisyphus.atomic_files import link_atomically
 
 if TYPE_CHECKING:
     from sisyphus.job import Job

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
-from sisyphus.job_dir import write_atomically
+from sisyphus.atomic_files import write_atomically
 from sisyphus.outputs import links
 from sisyphus.paths.extract import extract_paths
 

@@ -1,1 +1,1 @@
-"""What is kept of every job that ran: code, packages, resources, hashes of outputs; and its export."""
+"""What is kept of every job that ran: code, packages, resources, hashes of outputs."""

@@ -8,11 +8,14 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import sisyphus.global_settings as gs
 from sisyphus.engines.base import EngineBase, Requirements
+from sisyphus.records.gpu import GpuMeter, visible_devices
+from sisyphus.records.task_record import KEY, closing_facts, times_so_far
 from sisyphus.running import usage
 
 
@@ -23,16 +26,22 @@ class UsageMonitor:
         path: the usage file.
         engine: measures the process and its children.
         requested: requirements that the task was granted.
+        goes_on: a run was interrupted, and this one counts its time, too.
     """
 
-    def __init__(self, path: str, engine: EngineBase, requested: Requirements) -> None:
+    def __init__(
+        self, path: str, engine: EngineBase, requested: Requirements, *, goes_on: bool = False
+    ) -> None:
         self._path = path
         self._engine = engine
         self._began = time.monotonic()
         self._began_cpu_s = _cpu_seconds()
+        self._times_before = times_so_far(usage.read(path) if goes_on else None)
+        self._gpu = GpuMeter(visible_devices(requested.get("gpu", 0)))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="usage monitor", daemon=True)
         nothing = {"cpu": 0.0, "rss": 0.0, "vms": 0.0}
+        self._closing: dict[str, Any] = {}
         self._usage: dict[str, Any] = {
             "max": dict(nothing),
             "current": dict(nothing),
@@ -42,19 +51,25 @@ class UsageMonitor:
             "out_of_memory": False,
             "requested_resources": dict(requested),
             "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "process_group": os.getpgrp(),
             **usage.identify(os.getpid()),
         }
 
     def start(self) -> None:
-        """Write the file for the first time, and begin to measure."""
+        """Write the file for the first time, and begin to measure.
+
+        Raises:
+            OSError: it cannot be written. Later on that only warns: a full disk is no reason to stop a task.
+        """
         self._write()
         self._thread.start()
 
-    def stop(self, *, out_of_memory: bool = False) -> None:
+    def stop(self, *, out_of_memory: bool = False, made_with: Mapping[str, Any] | None = None) -> None:
         """Write the final numbers.
 
         Args:
             out_of_memory: the task was killed because it used too much memory.
+            made_with: which code made the job, see ``recipe_state.made_with``.
         """
         self._stopped.set()
         self._thread.join()
@@ -62,7 +77,8 @@ class UsageMonitor:
         seconds = max(time.monotonic() - self._began, 1e-9)
         peak = {"rss": _peak_rss_gb(), "cpu": 100 * (_cpu_seconds() - self._began_cpu_s) / seconds}
         self._note({**self._usage["current"], **peak})
-        self._write()
+        self._closing = closing_facts(made_with or {}, self._gpu.summary())
+        self._try_to_write()
 
     def _watch(self) -> None:
         written = logged = time.monotonic()
@@ -70,14 +86,17 @@ class UsageMonitor:
         while not self._stopped.wait(gs.PLOGGING_INTERVAL):
             import psutil  # after the first interval: short tasks never pay for the import
 
-            now = self._engine.get_job_used_resources(psutil.Process())
+            process = psutil.Process()
+            now = self._engine.get_job_used_resources(process)
             self._note(now)
+            if self._gpu.is_there:
+                self._gpu.sample([process.pid, *(child.pid for child in process.children(recursive=True))])
             changed = abs(now["rss"] - logged_rss) > gs.PLOGGING_MIN_CHANGE * max(logged_rss, 1e-9)
             if changed and not gs.PLOGGING_QUIET and time.monotonic() - logged >= gs.PLOGGING_INTERVAL:
                 logging.info("Uses %.2f GB rss, %.2f GB vms, %.0f %% cpu", now["rss"], now["vms"], now["cpu"])
                 logged, logged_rss = time.monotonic(), now["rss"]
             if time.monotonic() - written >= gs.PLOGGING_UPDATE_FILE_PERIOD:
-                self._write()
+                self._try_to_write()
                 written = time.monotonic()
 
     def _note(self, now: dict[str, float]) -> None:
@@ -85,8 +104,18 @@ class UsageMonitor:
         for key, value in now.items():
             self._usage["max"][key] = max(self._usage["max"].get(key, 0.0), value)
 
+    def _try_to_write(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            logging.warning("Cannot write what the task uses: %s", error)
+
     def _write(self) -> None:
-        self._usage["used_time"] = (time.monotonic() - self._began) / 3600
+        wall_s, cpu_s = time.monotonic() - self._began, _cpu_seconds() - self._began_cpu_s
+        self._usage["used_time"] = wall_s / 3600
+        earlier_wall_s, earlier_cpu_s = self._times_before
+        times = {"wall_time_s": earlier_wall_s + wall_s, "cpu_time_s": earlier_cpu_s + cpu_s}
+        self._usage[KEY] = {**times, **self._closing}
         self._usage["current_time"] = time.strftime("%Y-%m-%d %H:%M:%S")
         usage.write(self._path, self._usage)
 

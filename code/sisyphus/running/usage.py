@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sisyphus.atomic_files import write_atomically
+
 GB = 1024.0**3
 """Bytes in the unit of all memory values of the usage file and of requirements."""
 
@@ -31,10 +33,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 def write(path: str | os.PathLike[str], usage: Mapping[str, Any]) -> None:
     """Write a usage file in one step: readers see the old content or the new one."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(pprint.pformat(dict(usage)) + "\n", encoding="utf-8")
-    temporary.replace(target)
+    write_atomically(os.fspath(path), f"{pprint.pformat(dict(usage))}\n".encode())
 
 
 def hostname() -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
-from sisyphus.job_dir import read_save, write_atomically
+from sisyphus.atomic_files import write_atomically
+from sisyphus.job_dir import read_save
 
 if TYPE_CHECKING:
     from sisyphus.job import Job
