@@ -10,7 +10,7 @@ from sisyphus import global_settings as gs
 from sisyphus.errors import SisyphusError
 from sisyphus.graph import creators_of, graph
 from sisyphus.job import Job
-from sisyphus.job_dir import JobDir
+from sisyphus.job_dir import looks_like_job
 
 IN_GRAPH = -4
 """The graph has this job."""
@@ -22,8 +22,6 @@ NO_KEEP_VALUE = -1
 """Nothing was set: counts as ``gs.JOB_DEFAULT_KEEP_VALUE``. Numbers from 0 on are keep values."""
 
 KeepValueFilter = Callable[[str, int], bool]
-
-_SIGNS_OF_A_JOB = frozenset({gs.JOB_INFO, gs.JOB_SAVE, gs.JOB_FINISHED_MARKER, gs.JOB_FINISHED_ARCHIVE})
 
 
 def list_all_graph_directories() -> dict[str, int]:
@@ -161,12 +159,6 @@ def _job_folders(directory: str, used: set[str]) -> Iterator[str]:
             yield entry.path
         elif not entry.is_symlink():
             yield from _job_folders(entry.path, used)
-
-
-def looks_like_job(path: str) -> bool:
-    """Whether a directory has what every job folder has."""
-    names = JobDir(path).names()
-    return gs.JOB_OUTPUT in names and not _SIGNS_OF_A_JOB.isdisjoint(names)
 
 
 def find_too_low_keep_value(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sisyphus.commands import jobs_by_name
 from sisyphus.errors import SisyphusError
 from sisyphus.graph import graph
+from sisyphus.job import Job
 from sisyphus.outputs.targets import OutputPath, OutputTarget
 from sisyphus.terminal import session
 
@@ -49,7 +50,7 @@ def _names(target: OutputTarget) -> list[str]:
     return [target.name, *places]
 
 
-def _jobs(name: str) -> list[OutputTarget]:
+def _jobs(name: str) -> list[Job]:
     jobs = jobs_by_name.jobs_of_graph(name)
     if len(jobs) == 1:
         return jobs

@@ -18,6 +18,7 @@ from sisyphus import global_settings as gs
 from sisyphus.errors import SisyphusError
 from sisyphus.explaining.snapshot import Snapshot, from_plain
 
+_STDERR = 2
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(sisyphus.__file__)))
 
 
@@ -57,7 +58,7 @@ def _start(directory: str, config: str, file: str) -> subprocess.Popen[bytes]:
         cwd=directory,
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,  # what configs print is no answer to the question
+        stdout=_STDERR,  # what configs print is no answer to the question
     )
 
 

@@ -184,7 +184,7 @@ class _Unpickler(pickle.Unpickler):
         return self._made[full]
 
 
-def _reconstruct(cls: type, base: type, state: Any) -> Any:
+def _reconstruct(cls: Any, base: type, state: Any) -> Any:
     made = cls.__new__(cls)
     if base is not object and isinstance(made, _StandIn):
         made._args = (state,)
@@ -259,6 +259,8 @@ def _describe_path(kind: str, state: Mapping[str, Any]) -> Node:
         creator, path = overwrite
         if isinstance(creator, str) and creator.endswith(f"/{gs.JOB_OUTPUT}"):
             return Node(kind, str(path), job=creator.removesuffix(f"/{gs.JOB_OUTPUT}"))
+        if isinstance(creator, _StandIn) and _describe(creator).job:
+            return Node(kind, str(path), job=_describe(creator).job)
         return leaf(kind, str(path) if creator is None else f"{_describe(creator)}: {path}")
     creator, path = state.get("creator"), str(state.get("path"))
     if isinstance(creator, _StandIn):

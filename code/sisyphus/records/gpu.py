@@ -115,4 +115,4 @@ def _allocated_by_torch() -> int:
     cuda = getattr(torch, "cuda", None)
     if cuda is None or not cuda.is_initialized():
         return 0
-    return max(cuda.max_memory_allocated(index) for index in range(cuda.device_count()))
+    return max(int(cuda.max_memory_allocated(index)) for index in range(cuda.device_count()))

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,10 +44,16 @@ class Options:
     clear_interrupts_once: bool = False
     ignore_once: bool = False
     interactive: bool = False
+    ask: bool = True
+    """False: nothing is asked, not even when all is computed."""
 
 
-def run(options: Options) -> int:
+def run(options: Options, choose: Callable[[], None] | None = None) -> int:
     """Run the command.
+
+    Args:
+        options: the flags.
+        choose: called when the configs are loaded, to leave only some of their targets.
 
     Returns:
         Exit code: 0 if everything wanted is there or may still come, 1 if a job failed or an input is
@@ -63,12 +69,16 @@ def run(options: Options) -> int:
         return 1
     finished_results_cache.read_from_file()
     _load(options.configs)
+    if choose is not None:
+        choose()
     engine = cached_engine()
     engine.start_engine()
+    session = _Session(engine, options)
     try:
-        return _Session(engine, options).run()
+        return session.run()
     finally:
         engine.stop_engine()
+        session.manager.release()  # not earlier: the engine would start queued tasks beside the next manager
 
 
 def _work_directory() -> bool:
@@ -131,6 +141,8 @@ class _Session:
     def _leave_finished(self) -> int:
         if self.options.run:
             self.manager.update_links()
+        if not self.options.ask:
+            return self._finish()
         answer = ask(
             "All calculations are done: verbose overview (v), update outputs and aliases (u), cancel (c)? ",
             "c",
@@ -183,7 +195,8 @@ class _Session:
             logging.log(line.level, "%s", line.text)
 
     def _say_goodbye(self) -> None:
-        running = len(self.manager.states.get(gs.STATE_RUNNING, ()))
+        self.engine.stop_engine()
+        running = len(self.manager.update_states().get(gs.STATE_RUNNING, ()))
         logging.warning(
             "Stopped. %d running jobs go on; start the manager again to go on with the rest.", running
         )

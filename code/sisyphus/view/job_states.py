@@ -35,11 +35,8 @@ def _state(job: Job, engine: EngineBase | None) -> State:
     if gs.JOB_FINISHED_MARKER in names or gs.JOB_FINISHED_ARCHIVE in names:
         job._sis_is_finished = True  # known in this process from now on; those that need it ask
         return State.FINISHED
-    runnable = job_status.is_runnable(job)
-    if job._sis_broken is not None:
-        return State.ERROR
-    if not runnable:
-        return State.WAITING
+    if not job_status.is_runnable(job):
+        return State.ERROR if _is_broken(job) else State.WAITING
     if job._sis_hold_asked or HOLD in names:
         return State.HOLD
     if not names:
@@ -48,10 +45,15 @@ def _state(job: Job, engine: EngineBase | None) -> State:
         state = task_state(task, names, engine)
         if state is not State.FINISHED:
             return state
-    if job._sis_broken is not None:
+    if _is_broken(job):
         return State.ERROR
     job._sis_is_finished = True  # its manager will mark it
     return State.FINISHED
+
+
+def _is_broken(job: Job) -> bool:
+    """Whether the code of its recipe failed just now or before."""
+    return job._sis_broken is not None
 
 
 def task_state(task: Task, names: frozenset[str], engine: EngineBase | None) -> State:

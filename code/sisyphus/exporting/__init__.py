@@ -1,0 +1,1 @@
+"""Finished work as folders that others can read without Sisyphus."""
