@@ -15,7 +15,7 @@ from merging.files.sizes import size_text
 
 PathLike = str | os.PathLike[str]
 
-PIECE = 2**18
+PIECE = 2**17
 """Elements that an elementwise method gets at a time. Small enough to stay near the processor and to be used
 again in place of asking for memory, which is most of the time of a merge by whole tensors; large enough that
 the interpreter has little to do.

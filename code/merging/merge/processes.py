@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import warnings
@@ -97,13 +98,13 @@ def _work(function: Callable[[Any], Any], share: Any, connection: Connection, pa
         answer: tuple[bool, Any] = (True, function(share))
     except Exception as error:  # noqa: BLE001 - raised again in the parent
         answer = (False, error)
-    connection.send(answer)
+    connection.send_bytes(pickle.dumps(answer))  # by send(), tensors would end with this process
     connection.close()
 
 
 def _receive(child: Any, connection: Connection) -> Any:
     try:
-        is_result, value = connection.recv()
+        is_result, value = pickle.loads(connection.recv_bytes())
     except EOFError as error:
         child.join()
         raise MergingError(

@@ -45,7 +45,7 @@ from merging.sources.adapter_folder import is_adapter
 from merging.sources.memory import MemoryCheckpoint
 from merging.sources.opening import Model, open_model
 from merging.sources.statistics import HessianSource, MemoryStatistic, Statistic, WholeModelStatistic
-from merging.sources.stored_statistics import as_input
+from merging.sources.stored_statistics import as_input, open_stored
 from merging.vocabulary.alignment import Alignment, align
 
 if TYPE_CHECKING:
@@ -660,7 +660,7 @@ def _open_statistics(
     stored, scales = {}, {}
     for label, value in values.items():
         given = value if isinstance(value, Mapping) else {"hessian": value}
-        stored[label] = StoredHessian(given["hessian"], label=label)
+        stored[label] = open_stored(given["hessian"], label=label, key=_key_of(label))
         default = 1.0 if _key_of(label) == "grams" else stored[label].record.default_scale
         scales[label] = given.get("scale", default)
     return stored, scales

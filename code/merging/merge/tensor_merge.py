@@ -171,6 +171,28 @@ class InputPieces:
         return workers.map(claimed, self)
 
 
+class SharedPieces(InputPieces):
+    """Pieces of a large model that several processes work at."""
+
+    def __init__(self, pieces: Callable[[], Iterable[InputPiece]], num_processes: int) -> None:
+        """Stand for what ``pieces`` makes each time it is called."""
+        super().__init__(pieces)
+        self._num_processes = num_processes
+
+    def map(self, function: Callable[[InputPiece], T]) -> list[T]:
+        """``function`` of every piece, in order; what it changes in memory may be lost."""
+        pieces = list(self)
+
+        def work(share: Sequence[int]) -> dict[int, T]:
+            return {number: function(pieces[number]) for number in share}
+
+        sizes = [piece.parameter.size for piece in pieces]
+        found: dict[int, T] = {}
+        for results in map_in_processes(work, range(len(pieces)), sizes, self._num_processes):
+            found.update(results)
+        return [found[number] for number in range(len(pieces))]
+
+
 @dataclass
 class Counted:
     """What a merge says of the parameters that it has given so far."""
@@ -263,12 +285,18 @@ class TensorMerge:
     @cached_property
     def summary(self) -> Any:
         """Whole-model numbers of the method, or None; whoever asks first waits until they are taken."""
+        return self._summarize(num_processes=1)
+
+    def _summarize(self, num_processes: int) -> Any:
         if not hasattr(self._module, "summarize"):
             return None
-        with self._workers() as workers:
-            parameters = InputPieces(
-                lambda: (piece for name in self._plan.merged for piece in self._pieces(name)), workers
-            )
+
+        def pieces() -> Iterator[InputPiece]:
+            return (piece for name in self._plan.merged for piece in self._pieces(name))
+
+        is_shared = num_processes > 1
+        with self._workers(1 if is_shared else None) as workers:
+            parameters = SharedPieces(pieces, num_processes) if is_shared else InputPieces(pieces, workers)
             return self._module.summarize(parameters, self._resolver.schedule.common)
 
     @cached_property
@@ -328,7 +356,8 @@ class TensorMerge:
         if num_processes == 1:
             self.run(names, sink)
             return
-        self.summary  # noqa: B018 - taken once, for all processes
+        if "summary" not in self.__dict__:  # taken once, for all processes, and by all of them
+            self.summary = self._summarize(num_processes)
         before = self.counted, self._compute, self._max_bytes
 
         def work(share: Sequence[str]) -> Counted:
@@ -441,8 +470,8 @@ class TensorMerge:
         found: Granularity = self._module.granularity(self._resolver.at(name))
         return found
 
-    def _workers(self) -> Workers:
-        return Workers(self._compute.num_threads, max_bytes=self._max_bytes)
+    def _workers(self, num_threads: int | None = None) -> Workers:
+        return Workers(num_threads or self._compute.num_threads, max_bytes=self._max_bytes)
 
     def cost(self) -> Cost:
         """Memory, disk and reading that this merge will take; from headers."""

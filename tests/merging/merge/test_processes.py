@@ -93,7 +93,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_merge, "num_cpus", lambda: 2)
 
 
-def models(write_model: WriteModel) -> tuple[dict[str, Any], dict[str, Any]]:
+def models(write_model: WriteModel, flavour: str = "per_tensor") -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of a merge on disk and in memory."""
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, dict[str, Tensor]] = {
@@ -101,15 +101,20 @@ def models(write_model: WriteModel) -> tuple[dict[str, Any], dict[str, Any]]:
         for model in ("base", "a", "b")
     }
     folders = {name: write_model(name, its) for name, its in tensors.items()}
-    common = {"method": "ties", "options": {"flavour": "per_tensor", "density": 0.3}, "extras": {}}
+    common = {"method": "ties", "options": {"flavour": flavour, "density": 0.3}, "extras": {}}
     on_disk = {**common, "base": folders["base"], "models": {task: folders[task] for task in "ab"}}
     in_memory = {**common, "base": tensors["base"], "models": {task: tensors[task] for task in "ab"}}
     return on_disk, in_memory
 
 
 @pytest.mark.usefixtures("shared")
-def test_a_shared_merge_is_the_same_to_the_byte(write_model: WriteModel, tmp_path: Path) -> None:
-    on_disk, in_memory = models(write_model)
+@pytest.mark.parametrize(
+    "flavour", ["per_tensor", "global"]
+)  # measured by parameter, or over the whole model
+def test_a_shared_merge_is_the_same_to_the_byte(
+    write_model: WriteModel, tmp_path: Path, flavour: str
+) -> None:
+    on_disk, in_memory = models(write_model, flavour)
     merge_checkpoints(**on_disk, out=tmp_path / "out")
     merged = load_file(tmp_path / "out" / "model.safetensors")
     expected = merge_tensors(**in_memory)
