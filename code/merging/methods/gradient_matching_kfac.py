@@ -26,7 +26,7 @@ task's own, in the norm of H_0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from merging.errors import CheckpointError, OptionError
@@ -68,6 +68,8 @@ class Options:
     """Added to the diagonals of A_t and G_t, in units of their means, >= 0. Curvatures of layers know next to
     nothing of most directions, and without it those decide: a combination of matrices, unlike one of numbers,
     may lie far outside of the models."""
+    sides: Literal["both", "inputs"] = "both"
+    """"inputs" leaves the G_t out, as if they were the identity: the curvature that RegMean takes."""
     prior: bool = True
     """Use the curvature of the base; without it H_0 is delta_0 I."""
     others: Literal["gradient_matching", "task_arithmetic"] = "gradient_matching"
@@ -131,8 +133,10 @@ def merge(
         base_hessian: diagonal of H_0, for parameters without factors.
         parameter: its name, for errors.
         report: is told the number of iterations, the initial and the final residual and how the run ended; or
-            the ridge of Cholesky's method. With a negative alpha_t, also the fraction of the directions in
-            which its curvature was cut.
+            the ridge of Cholesky's method. Also the step, |theta - theta_0| in units of
+            sum_t |theta_t - theta_0| (L2 norms): with diagonal curvatures and alpha_t in 0..1 it is at most
+            1, and more says that ``damping`` is too small. With a negative alpha_t, the fraction of the
+            directions in which its curvature was cut.
 
     Returns:
         The merged parameter. Inputs are not modified.
@@ -141,6 +145,9 @@ def merge(
         CheckpointError: factors that do not fit the parameter.
     """
     layers = known(factors)
+    if options.sides == "inputs":
+        layers = {task: replace(its, outputs=None) for task, its in layers.items()}
+        base_factors = None if base_factors is None else replace(base_factors, outputs=None)
     labelled = {f"factors[{task!r}]": its for task, its in layers.items()}
     if base_factors is not None:
         labelled["base_factors"] = base_factors
@@ -175,17 +182,28 @@ def merge(
     target = options.tolerance * unit
     if layer.outputs is None and not system.removed and norm(right) > target:
         correction, ridge = system.solve(right, precision=precision_of(layer.inputs))
+        merged = from_matrix(origin + correction, base, layer)
         if report is not None:
             report("ridge", ridge)
-        return from_matrix(origin + correction, base, layer)
+            report("step", _step(base, models, merged))
+        return merged
     precondition = system.preconditioner(options.preconditioner, right) if norm(right) > target else None
     solution = conjugate_gradients(
         system, right, target=target, max_iterations=options.num_iterations, precondition=precondition
     )
+    merged = from_matrix((origin + solution.x).to(base.dtype), base, layer)
     solution.tell(report, unit=unit)
-    if report is not None and system.removed:
-        report("cut_fraction", max(its.cut for its in system.removed.values()))
-    return from_matrix((origin + solution.x).to(base.dtype), base, layer)
+    if report is not None:
+        report("step", _step(base, models, merged))
+        if system.removed:
+            report("cut_fraction", max(its.cut for its in system.removed.values()))
+    return merged
+
+
+def _step(base: Tensor, models: Mapping[str, Tensor], merged: Tensor) -> float:
+    """How far the merge went, in units of how far the models did all together; 0 if they did not move."""
+    reach = sum(norm(model - base) for model in models.values())
+    return norm(merged - base) / reach if reach > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,16 @@ def comma_separated(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("", "_low", "_high", "_deviation")
+    varied: dict[str, Callable[[Line], float | None]] = {"scaling_factor": lambda line: line.scaling_factor}
+    if table.options.parameter is not None:
+        varied["parameter"] = lambda line: line.parameter
     writer.writerow(
-        ["label", "kind", "scaling_factor", "num_seeds", *(name + part for name in columns for part in parts)]
+        ["label", "kind", *varied, "num_seeds", *(name + part for name in columns for part in parts)]
     )
     for line in table.lines:
+        places = [_number(read(line)) for read in varied.values()]
         numbers = [number for read in columns.values() for number in _numbers(read(line))]
-        writer.writerow([line.label, line.kind, _number(line.scaling_factor), len(table.seeds), *numbers])
+        writer.writerow([line.label, line.kind, *places, len(table.seeds), *numbers])
     return text.getvalue()
 
 
@@ -91,10 +95,13 @@ def footnotes(table: Table) -> list[str]:
         "within each task" + ("." if num_seeds == 1 else ", scores averaged over seeds."),
     ]
     if any(line.difference for line in table.lines):
-        notes.append(
-            f"vs. {options.reference}: difference of means in points, same resamples on both sides; at the "
-            f"same scaling factor, or at {options.reference_scaling_factor} for lines that have none."
-        )
+        note = f"vs. {options.reference}: difference of means in points, same resamples on both sides"
+        if any(line.label == options.reference and line.scaling_factor is not None for line in table.lines):
+            note += (
+                f"; at the same scaling factor, or at {options.reference_scaling_factor} for lines that have "
+                "none"
+            )
+        notes.append(note + ".")
     if any(line.normalised for line in table.lines):
         notes.append(
             "normalised: score divided by that of the task's individual model, mean over tasks, in percent."
@@ -108,13 +115,16 @@ def _cells(table: Table) -> list[list[str]]:
     has_difference = any(line.difference for line in table.lines)
     has_normalised = any(line.normalised for line in table.lines)
     head = ["model", *table.tasks, "mean", "per-example"]
-    head[1:1] = ["α"] if has_factor else []
+    parameter = table.options.parameter
+    head[1:1] = (["α"] if has_factor else []) + ([] if parameter is None else [parameter])
     head += [f"vs. {table.options.reference}"] if has_difference else []
     head += ["normalised"] if has_normalised else []
     body = []
     for line in table.lines:
         row = [line.label]
         row += [_number(line.scaling_factor) or MISSING] if has_factor else []
+        if parameter is not None:
+            row += [MISSING if line.parameter is None else f"{line.parameter:g}"]
         row += [_score(line.tasks[task]) for task in table.tasks]
         row += [_score(line.macro, interval=True), _score(line.per_example)]
         row += [_score(line.difference, interval=True, sign=True)] if has_difference else []

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from merging.errors import OptionError
 from merging.options import parse
 
 Kind = Literal["base", "individual", "multitask", "merged"]
-LineKey = tuple[str, float | None]
-"""Label and scaling factor: what makes one line of the table."""
+
+
+class LineKey(NamedTuple):
+    """What makes one line of the table."""
+
+    label: str
+    scaling_factor: float | None = None
+    parameter: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +40,24 @@ class Row:
     """Folder made by :func:`merging.evaluation.run.evaluate`: a path, or a job's output."""
     scaling_factor: float | None = None
     """alpha, or None where there is none."""
+    parameter: float | None = None
+    """What the table varies beside alpha, > 0, or None; see ``TableOptions.parameter``."""
 
     def __post_init__(self) -> None:
         if not self.label.strip():
             raise OptionError("row: label must not be empty.")
+        if self.parameter is not None and not self.parameter > 0:
+            raise OptionError(
+                f"row {self.label!r}: parameter must be > 0, because its axis is logarithmic; "
+                f"got {self.parameter}."
+            )
         if self.seed < 0:
             raise OptionError(f"row {self.label!r}: seed must be >= 0, got {self.seed}.")
 
     @property
     def key(self) -> LineKey:
         """What makes one line of the table."""
-        return self.label, self.scaling_factor
+        return LineKey(self.label, self.scaling_factor, self.parameter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +70,9 @@ class TableOptions:
     """Label of the line that others are compared with, at the same scaling factor; None: no comparison."""
     reference_scaling_factor: float = 1.0
     """Scaling factor of the reference for lines that have none themselves."""
+    parameter: str | None = None
+    """What the rows' ``parameter`` is, e.g. "examples": heads its column, and is the horizontal axis of the
+    plot. None: rows have none, and that axis is the scaling factor."""
     bootstrap_samples: int = 10_000
     """Resamples of the test examples behind each interval."""
     seed: int = 0
@@ -92,6 +108,7 @@ def check(rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> tupl
         raise OptionError("table: there are no rows. Give at least one evaluation.")
     _check_seeds(parsed)
     _check_kinds(parsed)
+    _check_parameter(parsed, table)
     _check_reference(parsed, table)
     return parsed, table
 
@@ -108,8 +125,9 @@ def seeds(rows: Sequence[Row]) -> list[int]:
 
 def describe(key: LineKey) -> str:
     """Text for error messages: "gradient matching" or "gradient matching at 0.5"."""
-    label, scaling_factor = key
-    return repr(label) if scaling_factor is None else f"{label!r} at scaling factor {scaling_factor}"
+    numbers = {"scaling factor": key.scaling_factor, "parameter": key.parameter}
+    places = [f"{name} {value}" for name, value in numbers.items() if value is not None]
+    return " at ".join([repr(key.label), *places])
 
 
 def _check_seeds(rows: Sequence[Row]) -> None:
@@ -136,16 +154,30 @@ def _check_kinds(rows: Sequence[Row]) -> None:
         raise OptionError(f"table: only one label may be of kind 'individual', got {individual}.")
 
 
+def _check_parameter(rows: Sequence[Row], options: TableOptions) -> None:
+    named = next((row for row in rows if row.parameter is not None), None)
+    if options.parameter is None and named is not None:
+        raise OptionError(
+            f"table: row {named.label!r} has parameter {named.parameter}, but the table does not say what "
+            'that is. Set parameter in its options, e.g. to "examples".'
+        )
+    if options.parameter is not None and named is None:
+        raise OptionError(
+            f"table: parameter is {options.parameter!r}, but no row has one. Give rows one, or leave it out."
+        )
+
+
 def _check_reference(rows: Sequence[Row], options: TableOptions) -> None:
     if options.reference is None:
         return
     known = lines(rows)
-    if options.reference not in {label for label, _ in known}:
+    labels = {key.label for key in known}
+    if options.reference not in labels:
         raise OptionError(
             f"table: reference {options.reference!r} is no row; rows are "
-            f"{sorted({label for label, _ in known})}. Name one of them, or None for no comparison."
+            f"{sorted(labels)}. Name one of them, or None for no comparison."
         )
-    factors = [factor for label, factor in known if label == options.reference]
+    factors = [key.scaling_factor for key in known if key.label == options.reference]
     if options.reference_scaling_factor not in factors and None not in factors:
         raise OptionError(
             f"table: reference {options.reference!r} has no row with scaling factor "

@@ -19,6 +19,7 @@ class Line:
     label: str
     kind: Kind
     scaling_factor: float | None
+    parameter: float | None
     tasks: Mapping[str, Estimate]
     macro: Estimate
     """Mean over tasks."""
@@ -71,9 +72,10 @@ def summarize(rows: Sequence[Row], results: Results, options: TableOptions) -> T
         reference = _reference(key, scores, options)
         table_lines.append(
             Line(
-                label=key[0],
+                label=key.label,
                 kind=kinds[key],
-                scaling_factor=key[1],
+                scaling_factor=key.scaling_factor,
+                parameter=key.parameter,
                 tasks={
                     task: estimate(*own.combine(np.eye(len(counts))[index]))
                     for index, task in enumerate(results.tasks)
@@ -107,11 +109,19 @@ def _score(results: Results, options: TableOptions) -> dict[LineKey, _Scores]:
 
 
 def _reference(key: LineKey, scores: Mapping[LineKey, _Scores], options: TableOptions) -> _Scores | None:
-    """What a line is compared with: the reference at its own scaling factor."""
-    if options.reference is None or key[0] == options.reference:
+    """What a line is compared with: the reference at its own scaling factor and parameter, as far as it has
+    them."""
+    label = options.reference
+    if label is None or key.label == label:
         return None
-    factor = options.reference_scaling_factor if key[1] is None else key[1]
-    return scores.get((options.reference, factor), scores.get((options.reference, None)))
+    factor = options.reference_scaling_factor if key.scaling_factor is None else key.scaling_factor
+    candidates = [
+        LineKey(label, factor, key.parameter),
+        LineKey(label, factor),
+        LineKey(label, None, key.parameter),
+        LineKey(label),
+    ]
+    return next((scores[candidate] for candidate in candidates if candidate in scores), None)
 
 
 def _difference(own: _Scores, reference: _Scores, weights: Array) -> Estimate:

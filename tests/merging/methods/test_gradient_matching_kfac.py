@@ -146,6 +146,17 @@ def test_gram_matrices_alone(inputs: dict[str, Any], run: Run) -> None:
         assert_close(merged, formula(inputs, ALPHA, delta_0))
 
 
+def test_the_side_of_the_outputs_can_be_left_out(inputs: dict[str, Any], run: Run) -> None:
+    """K-FAC factors serve as Gram matrices, also those of the base."""
+    layers = [*inputs["factors"].values(), inputs["base_factors"]]
+    assert all(its.outputs is not None for its in layers)
+    factors = {task: replace(its, outputs=None) for task, its in inputs["factors"].items()}
+    alone = {**inputs, "factors": factors, "base_factors": replace(inputs["base_factors"], outputs=None)}
+    found = run(NAME, inputs, scaling_factor=ALPHA, sides="inputs")
+    assert found.equal(run(NAME, alone, scaling_factor=ALPHA))
+    assert not found.allclose(run(NAME, inputs, scaling_factor=ALPHA))
+
+
 def test_gram_matrices_alone_without_a_base_are_regmean(inputs: dict[str, Any], run: Run) -> None:
     grams = {task: replace(its, outputs=None) for task, its in inputs["factors"].items()}
     given = {"base": inputs["base"], "models": inputs["models"], "factors": grams}
@@ -456,3 +467,16 @@ def test_directions_that_are_hardly_known_do_not_run_away(make_inputs: MakeInput
         return float((run(NAME, inputs, scaling_factor=0.3, damping=damping, **EXACT) - mean).norm())
 
     assert distance(0.0) > 2 * distance(0.1)
+
+
+@pytest.mark.parametrize("sides", ["both", "inputs"])
+def test_the_step_is_told_in_units_of_those_of_the_models(
+    make_inputs: MakeInputs, inputs: dict[str, Any], sides: str
+) -> None:
+    """One task with alpha = 1 is its model, whatever the curvature: as far from the base."""
+    given = make_inputs(NAME, tasks=("a",)) | {"base_factors": inputs["base_factors"]}
+    told: dict[str, Any] = {}
+    MODULE.merge(**given, options=MODULE.Options(sides=sides), report=told.__setitem__)
+    assert told["step"] == pytest.approx(1, abs=1e-5)
+    MODULE.merge(**given, options=MODULE.Options(sides=sides, scaling_factor=1e-6), report=told.__setitem__)
+    assert told["step"] < 1e-3

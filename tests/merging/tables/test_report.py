@@ -108,6 +108,40 @@ def test_markdown_is_for_reading(rows: list[dict[str, Any]], tmp_path: Path) -> 
     assert "at 1.0 for lines that have none" in notes[4]
 
 
+def test_a_table_over_something_else_than_the_scaling_factor(
+    write_evaluation: WriteEvaluation, tmp_path: Path
+) -> None:
+    """Lines differ by their parameter; the reference is the one at the same place, or the one without."""
+    rows = [
+        row("average", write_evaluation("average", {"t": HALF})),
+        row("mc", write_evaluation("mc8", {"t": HALF}), scaling_factor=1.0, parameter=8.0),
+        row("mc", write_evaluation("mc500", {"t": MOST}), scaling_factor=1.0, parameter=500.0),
+        row("exact", write_evaluation("exact500", {"t": RIGHT}), scaling_factor=1.0, parameter=500.0),
+    ]
+    options = {"parameter": "examples", "bootstrap_samples": 100}
+    for reference in ("average", "mc"):
+        write_report(
+            rows=rows, options={**options, "reference": reference}, out=tmp_path / "against" / reference
+        )
+    lines = (tmp_path / "against/average/table.md").read_text().splitlines()
+    assert lines[2] == "| model | α | examples | t | mean | per-example | vs. average |"
+    assert [line.split(" | ")[:3] for line in lines[4:8]] == [
+        ["| average", "–", "–"],
+        ["| mc", "1.0", "8"],
+        ["| mc", "1.0", "500"],
+        ["| exact", "1.0", "500"],
+    ]
+    assert lines[-1] == "- vs. average: difference of means in points, same resamples on both sides."
+    against_average, against_mc = (
+        read_csv(tmp_path / "against" / reference) for reference in ("average", "mc")
+    )
+    assert [line["parameter"] for line in against_average] == ["", "8.0", "500.0", "500.0"]
+    for table, differences in ((against_average, [0.0, 0.3, 0.5]), (against_mc[-1:], [0.2])):
+        found = [float(line["difference"]) for line in table if line["difference"]]
+        assert found == pytest.approx(differences)
+    assert against_mc[0]["difference"] == ""
+
+
 def test_latex_is_escaped(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     write_report(rows=rows, options={"title": "50 % & more", "label": "toy"}, out=tmp_path / "report")
     text = (tmp_path / "report/table.tex").read_text()

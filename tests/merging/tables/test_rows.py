@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 from merging.errors import OptionError
-from merging.tables.rows import check
+from merging.tables.rows import LineKey, check
 
 ROW = {"label": "average", "kind": "merged", "seed": 0, "evaluation": "folder"}
 PLAIN: dict[str, Any] = {"reference": None}
@@ -43,6 +43,14 @@ def rows(*changes: dict[str, Any]) -> list[dict[str, Any]]:
             {},
             r"has no row with scaling factor 1.0; it has \[0.5\]",
         ),
+        ([{"parameter": 0.0}], PLAIN, "parameter must be > 0, because its axis is logarithmic; got 0.0"),
+        ([{"parameter": 8.0}], PLAIN, "has parameter 8.0, but the table does not say what that is. Set"),
+        ([{}], {**PLAIN, "parameter": "examples"}, "parameter is 'examples', but no row has one"),
+        (
+            [{}, {"seed": 1}, {"parameter": 8.0, "scaling_factor": 1.0}],
+            {**PLAIN, "parameter": "examples"},
+            r"'average' at scaling factor 1.0 at parameter 8.0 has seeds \[0\]",
+        ),
         ([{}], {**PLAIN, "bootstrap_samples": 10}, "bootstrap_samples must be >= 100, got 10"),
         ([{}], {**PLAIN, "seed": -3}, "table: seed must be >= 0, got -3"),
         ([{}], {**PLAIN, "label": "a b"}, "label may hold letters, digits .* got 'a b'"),
@@ -56,5 +64,5 @@ def test_mistakes(changes: list[dict[str, Any]], options: dict[str, Any], messag
 
 def test_a_reference_without_scaling_factor_is_enough() -> None:
     parsed, options = check(rows({}, {"label": "other", "scaling_factor": 0.5}), {"reference": "average"})
-    assert [row.key for row in parsed] == [("average", None), ("other", 0.5)]
+    assert [row.key for row in parsed] == [LineKey("average"), LineKey("other", 0.5)]
     assert options.reference == "average"
