@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,79 @@ def vit_architecture() -> dict[str, Any]:
         "num_attention_heads": 2,
         "intermediate_size": 32,
     }
+
+
+@pytest.fixture
+def check_fishers() -> Callable[..., None]:
+    """``check_fishers(task, processor, model, rows, log_p)``: diagonals are those of examples one by one.
+
+    ``log_p(scores, labels)`` is the log-likelihood of one example's labels, written plainly by the test; it
+    may lack a constant. Every estimator is tried, on batches of several sizes, padded or not.
+    """
+    from merging import hessians, tasks
+    from merging.hessians import _distributions
+    from merging.hessians._per_example import SquaredGradients
+
+    def check(task: Any, processor: Any, model: Any, rows: list[Any], log_p: Callable[..., Tensor]) -> None:
+        distribution = _distributions.load(tasks.label_distribution(task))
+        parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+        def add_squares(sums: dict[str, Tensor], scores: Tensor, labels: Tensor, weight: float = 1.0) -> None:
+            gradients = torch.autograd.grad(
+                log_p(scores, labels),
+                list(parameters.values()),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                total += weight * gradient.detach() ** 2
+
+        def one_by_one(estimator: str) -> dict[str, Tensor]:
+            sums = {name: torch.zeros_like(value) for name, value in parameters.items()}
+            for place, row in enumerate(rows):
+                batch = task.collate([row], processor)
+                labels = batch.pop("labels")
+                scores = task.scores(model, batch)
+                where = distribution.counted(scores, labels)
+                if estimator == "fisher_empirical":
+                    add_squares(sums, scores, labels)
+                elif estimator == "fisher_mc":
+                    for draw in range(2):
+                        drawn = distribution.draw(scores.detach(), where, [(7, place, draw)])
+                        if scores.dim() == 3:
+                            drawn = drawn.where(where, -100)
+                        add_squares(sums, scores, drawn, 0.5)
+                else:
+                    for position in where.nonzero()[:, 1] if scores.dim() == 3 else [None]:
+                        for label in range(scores.shape[-1]):
+                            only = torch.full_like(labels, -100 if position is not None else label)
+                            if position is not None:
+                                only[0, position] = label
+                            own = (scores[0] if position is None else scores[0, position]).detach()
+                            if tasks.label_distribution(task) == "gaussian":  # drawn at +-1: variance 1
+                                add_squares(sums, scores, scores.detach() + 1)
+                            else:
+                                add_squares(sums, scores, only, float(own.softmax(-1)[label]))
+            return sums
+
+        for estimator in ("fisher_mc", "fisher_empirical", "fisher_exact"):
+            expected = one_by_one(estimator)
+            assert any(total.any() for total in expected.values())
+            for size in (1, 2, len(rows)):
+                squares = SquaredGradients(model, task.scores)
+                for start in range(0, len(rows), size):
+                    batch = task.collate(rows[start : start + size], processor)
+                    cotangents = partial(
+                        hessians.load(estimator).cotangents,
+                        labels=batch.pop("labels"),
+                        examples=list(range(start, min(start + size, len(rows)))),
+                        num_samples=2 if estimator == "fisher_mc" else 1,
+                        seed=7,
+                        distribution=distribution,
+                    )
+                    squares.add(batch, cotangents)
+                # norms and softmax of some models compute in float32 whatever the model is
+                torch.testing.assert_close(squares.sums, expected, rtol=1e-4, atol=1e-7)
+
+    return check

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from merging import models
-from merging.data.columns import check_labels
 from merging.errors import DataError, OptionError
 from merging.tasks import _texts, seq2seq
 from merging.tasks._classes import LABEL, check_columns, finite
@@ -60,11 +59,15 @@ def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
     feature = dataset.features["choices"]
     if getattr(getattr(feature, "feature", None), "dtype", None) not in ("string", "large_string"):
         raise DataError(f"column 'choices' is {feature!r}, not lists of strings.")
-    for row, choices in enumerate(dataset["choices"]):
+    labels = dataset[LABEL][:] if labelled else [0] * len(dataset)
+    for row, (choices, label) in enumerate(zip(dataset["choices"], labels, strict=True)):
         if len(choices) < 2:
             raise DataError(f"row {row} has {len(choices)} choices; there is nothing to choose. Remove it.")
-        if labelled:
-            check_labels([dataset[LABEL][row]], len(choices), f"row {row}")
+        if type(label) is not int or not 0 <= label < len(choices):
+            raise DataError(
+                f"row {row} has the label {label!r} and {len(choices)} choices. The label is the number of "
+                "the right one, counted from 0; mend it, or leave the row out."
+            )
 
 
 def label_names(dataset: datasets.Dataset) -> tuple[str, ...]:
@@ -81,7 +84,9 @@ def build_model(
     seed: int,
 ) -> transformers.PreTrainedModel:
     """Return a model of tokens to be trained; see :func:`merging.models.build_language_model`."""
-    config = models.config_for(architecture) if model is None else models.read_config(models.locate(model))
+    config = (
+        models.config_for(architecture or {}) if model is None else models.read_config(models.locate(model))
+    )
     return models.build_language_model(
         _SEQ2SEQ if config.is_encoder_decoder else _CAUSAL,
         model=model,

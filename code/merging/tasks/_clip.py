@@ -47,6 +47,9 @@ class CLIPModel(transformers.CLIPModel):  # type: ignore[misc]
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.register_buffer("head", None, persistent=False)
+
+    def freeze(self) -> None:
+        """Leave gradients to the image tower and its projection; loading makes parameters anew."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(_TRAINED))
 

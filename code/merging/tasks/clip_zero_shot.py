@@ -95,6 +95,7 @@ def load_model(folder: str, *, tensors: Mapping[str, Tensor] | None = None) -> t
             "A classifier with a head of its own is for image_classification."
         )
     network = models.load(CLIPModel, folder, tensors=tensors)
+    network.freeze()
     network.folder = folder
     names = models.label_names(network)
     is_named = any(name != f"LABEL_{index}" for index, name in enumerate(names))

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merging import models
-from merging.data.columns import check_labels, class_names
+from merging.data.columns import class_names
 from merging.errors import DataError, OptionError
 from merging.tasks import _texts
 from merging.tasks._classes import LABEL, check_columns, finite, predictions, scores
@@ -62,7 +62,12 @@ def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
                 raise DataError(
                     f"row {row} has {len(words)} words and {len(labels)} labels. Give each word one label."
                 )
-            check_labels(labels, len(names), f"row {row}, of which a word counts as a row")
+            for word, label in enumerate(labels):
+                if type(label) is not int or not 0 <= label < len(names):
+                    raise DataError(
+                        f"row {row}: label {label!r} of word {word} is outside 0..{len(names) - 1}. "
+                        "Leave the row out, or mend it."
+                    )
 
 
 def label_names(dataset: datasets.Dataset) -> tuple[str, ...]:

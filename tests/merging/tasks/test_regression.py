@@ -1,0 +1,183 @@
+"""Regression: numbers in, numbers out, Fishers of a Gaussian, and a whole experiment."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from merging import tasks
+from merging.errors import CheckpointError, DataError
+from merging.evaluation.run import evaluate, predict
+from merging.hessians import _gaussian
+from merging.hessians.artifact import StoredHessian
+from merging.hessians.estimate import estimate
+from merging.merge.streaming import merge_checkpoints
+from merging.models import quiet
+from merging.training.run import train
+from torch import Tensor
+
+TASK = "regression"
+TEXTS = ["good", "bad very very film 3 4 5", "film 7"]
+WriteData = Callable[..., Path]
+
+
+def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@pytest.fixture
+def regressor(tiny_language_model: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "regressor"
+    task = tasks.load(TASK)
+    model = task.build_model(
+        model=str(tiny_language_model), architecture=None, label_names=("value",), dropout=None, seed=0
+    )
+    with quiet():
+        model.save_pretrained(folder)
+        task.load_processor(model=str(tiny_language_model)).save_pretrained(folder)
+    return folder
+
+
+def test_numbers_go_in_and_come_out(regressor: Path) -> None:
+    task = tasks.load(TASK)
+    tokenizer, model = task.load_processor(model=str(regressor)), task.load_model(str(regressor))
+    batch = task.collate(
+        rows_of(task.encode({"text": TEXTS, "label": [0.5, -1.25, 3.0]}, tokenizer, max_tokens=16)), tokenizer
+    )
+    assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [0.5, -1.25, 3.0]
+    labels = batch.pop("labels")
+    scores = task.scores(model, batch)
+    assert scores.shape == (3, 1)
+    records = task.predictions(scores.detach().numpy(), ("value",))
+    assert [record["prediction"] for record in records] == pytest.approx(scores.flatten().tolist())
+    torch.testing.assert_close(model(**batch, labels=labels).loss, ((scores[:, 0] - labels) ** 2).mean())
+
+
+def test_fishers_are_those_of_single_examples(regressor: Path, check_fishers: Callable[..., None]) -> None:
+    task = tasks.load(TASK)
+    tokenizer, model = task.load_processor(model=str(regressor)), task.load_model(str(regressor)).double()
+    columns = task.encode({"text": TEXTS, "label": [0.5, -1.0, 3.0]}, tokenizer, max_tokens=16)
+
+    def log_p(scores: Tensor, labels: Tensor) -> Tensor:
+        return -((labels.double() - scores.flatten()) ** 2).sum() / 2
+
+    check_fishers(task, tokenizer, model, rows_of(columns), log_p)
+
+
+def test_draws_are_gaussian_and_belong_to_the_example() -> None:
+    scores = torch.arange(4000.0).view(-1, 1)
+    where = _gaussian.counted(scores, None)
+    keys = [(0, example, 0) for example in range(4000)]
+    noise = _gaussian.draw(scores, where, keys) - scores
+    assert noise.mean().abs() < 0.05 and abs(noise.var() - 1) < 0.1
+    alone = _gaussian.draw(scores[17:18], where[17:18], keys[17:18])
+    torch.testing.assert_close(alone, scores[17:18] + noise[17:18])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"]}, "no column 'label'"),
+        ({"text": [1], "label": [1.0]}, "must hold strings"),
+        ({"text": ["a"], "label": [1]}, "regression needs numbers of type float"),
+        ({"text": ["a", "b"], "label": [1.0, float("nan")]}, "label nan of row 1 is no finite number"),
+        ({"text": ["a", "b"], "label": [None, 1.0]}, "of row 0 is no finite number"),
+    ],
+)
+def test_data_of_another_kind_are_refused(columns: dict[str, list[Any]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        tasks.load(TASK).check(datasets.Dataset.from_dict(columns))
+
+
+def test_a_classifier_is_no_regressor(tiny_language_model: Path, tmp_path: Path) -> None:
+    model = tasks.load("sequence_classification").build_model(
+        model=str(tiny_language_model), architecture=None, label_names=("no", "yes"), dropout=None, seed=0
+    )
+    with quiet():
+        model.save_pretrained(tmp_path / "classifier")
+    with pytest.raises(CheckpointError, match=r"was trained for the labels \['no', 'yes'\]"):
+        tasks.load(TASK).build_model(
+            model=str(tmp_path / "classifier"),
+            architecture=None,
+            label_names=("value",),
+            dropout=None,
+            seed=0,
+        )
+
+
+def test_from_training_to_a_merged_model_that_is_judged(
+    tiny_language_model: Path, write_data: WriteData, tmp_path: Path
+) -> None:
+    counts = {name: [row % 5 for row in range(start, start + 20)] for name, start in (("a", 0), ("b", 3))}
+    data, models, fishers = {}, {}, {}
+    for name, its in counts.items():
+        rows = [{"text": " ".join(["good"] * count + ["bad"]), "label": count / 2} for count in its]
+        data[name] = write_data(name, {"train": rows, "test": rows[:8]})
+        models[name] = tmp_path / f"model_{name}"
+        train(
+            task_type=TASK,
+            model=tiny_language_model,
+            architecture=None,
+            data={"data": data[name], "split": "train"},
+            validation={"data": data[name], "split": "test"},
+            options={
+                "learning_rate": 0.01,
+                "batch_size": 4,
+                "num_epochs": 8,
+                "max_tokens": 8,
+                "best_by": "metric",
+            },
+            seed=0,
+            out=models[name],
+            work=None,
+        )
+        fishers[name] = tmp_path / f"fisher_{name}"
+        for estimator in ("kfac_mc", "gram", "fisher_mc"):
+            estimate(
+                estimator=estimator,
+                task_type=TASK,
+                model=models[name],
+                data={"data": data[name], "split": "train"},
+                options={"max_tokens": 8, "batch_size": 5},
+                seed=0,
+                out=fishers[name],
+            )
+    assert StoredHessian(fishers["a"], label="a").record.label_names == ("value",)
+    merged = tmp_path / "merged"
+    merge_checkpoints(
+        method="fisher", options={}, base=None, models=models, extras={"hessians": fishers}, out=merged
+    )
+    test = {name: {"data": folder, "split": "test"} for name, folder in data.items()}
+    results = {}
+    for name, model in {"merged": merged, "own": models["a"]}.items():
+        evaluate(
+            task_type=TASK,
+            model=model,
+            data=test,
+            options={"max_tokens": 8, "bootstrap_samples": 20},
+            out=tmp_path / f"evaluation_{name}",
+        )
+        results[name] = json.loads((tmp_path / f"evaluation_{name}" / "metrics.json").read_text())
+    own = results["own"]["a"]
+    assert set(own) == {"pearson", "spearman", "mean_squared_error", "num_examples"}
+    assert own["pearson"]["value"] > 0.9
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "evaluation_own" / "predictions" / "a.jsonl").read_text().splitlines()
+    ]
+    assert own["mean_squared_error"]["value"] == pytest.approx(
+        np.mean([(line["prediction"] - line["label"]) ** 2 for line in lines])
+    )
+    (tmp_path / "new.jsonl").write_text(json.dumps({"text": "good bad"}) + "\n")
+    predict(
+        task_type=TASK,
+        model=merged,
+        data=tmp_path / "new.jsonl",
+        options={"max_tokens": 8},
+        out=tmp_path / "predictions.jsonl",
+    )
+    assert set(json.loads((tmp_path / "predictions.jsonl").read_text())) == {"id", "prediction"}

@@ -1,0 +1,266 @@
+"""Token classification: words and their tags, curvature word by word, and a whole experiment."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+import transformers
+from merging import tasks
+from merging.data import splits
+from merging.errors import DataError
+from merging.evaluation.run import evaluate, predict
+from merging.hessians.artifact import StoredHessian
+from merging.hessians.estimate import estimate
+from merging.merge.streaming import merge_checkpoints
+from merging.models import quiet
+from merging.training.run import train
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+
+TASK = "token_classification"
+TAGS = ["O", "B-PER", "I-PER"]
+SENTENCES = [["anna", "runs"], ["anna", "smith", "and", "bo", "run"], ["nobody"]]
+LABELS = [[1, 0], [1, 2, 0, 1, 0], [0]]
+PIECES = ["anna", "run", "##s", "smith", "and", "bo", "no", "##body"]
+WriteData = Callable[..., Path]
+
+
+def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT without a head, whose tokenizer cuts words into pieces."""
+    folder = tmp_path_factory.mktemp("models") / "bert"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *PIECES]
+    tokenizer = Tokenizer(models.WordPiece({word: id for id, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=16,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=16,
+    )
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tagger(bert: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "tagger"
+    task = tasks.load(TASK)
+    model = task.build_model(model=str(bert), architecture=None, label_names=TAGS, dropout=None, seed=0)
+    with quiet():
+        model.save_pretrained(folder)
+        task.load_processor(model=str(bert)).save_pretrained(folder)
+    return folder
+
+
+def test_a_word_is_predicted_at_its_first_token(tagger: Path) -> None:
+    task = tasks.load(TASK)
+    tokenizer = task.load_processor(model=str(tagger))
+    columns = task.encode({"words": SENTENCES, "label": LABELS}, tokenizer, max_tokens=6)
+    assert columns["input_ids"][0] == [2, 4, 5, 6, 3]  # [CLS] anna run ##s [SEP]
+    assert columns["labels"] == [[-100, 1, 0, -100, -100], [-100, 1, 2, 0, 1, -100], [-100, 0, -100, -100]]
+    batch = task.collate(rows_of(columns)[::2], tokenizer)
+    assert batch["labels"].tolist() == [[-100, 1, 0, -100, -100], [-100, 0, -100, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1] * 5, [1] * 4 + [0]]
+    tokenizer.padding_side = "left"
+    assert task.collate(rows_of(columns)[::2], tokenizer)["labels"][1].tolist() == [-100, -100, 0, -100, -100]
+
+
+def test_sentences_without_labels_say_where_words_are(tagger: Path) -> None:
+    task = tasks.load(TASK)
+    tokenizer = task.load_processor(model=str(tagger))
+    labelled, plain = (
+        task.encode(columns, tokenizer, max_tokens=16)
+        for columns in ({"words": SENTENCES, "label": LABELS}, {"words": SENTENCES})
+    )
+    for ours, theirs in zip(plain["labels"], labelled["labels"], strict=True):
+        assert [label == -100 for label in ours] == [label == -100 for label in theirs]
+
+
+def test_words_without_a_token_are_unknown(tagger: Path) -> None:
+    task = tasks.load(TASK)
+    tokenizer = task.load_processor(model=str(tagger))
+    columns = task.encode(
+        {"words": [["anna", " ", "bo"], []], "label": [[1, 0, 2], []]}, tokenizer, max_tokens=9
+    )
+    assert columns["input_ids"] == [[2, 4, 1, 9, 3], [2, 1, 3]]
+    assert columns["labels"] == [[-100, 1, 0, 2, -100], [-100] * 3]
+
+
+def test_bytes_are_read_as_within_a_text(tmp_path: Path) -> None:
+    """GPT-2 and RoBERTa know "b" and " b" as two tokens; after another word it is the second."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer = Tokenizer(models.BPE({letter: id for id, letter in enumerate(sorted(alphabet))}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=16)
+    columns = tasks.load(TASK).encode({"words": [["a", "b"]], "label": [[0, 1]]}, fast, max_tokens=8)
+    assert columns["input_ids"] == [fast("a b")["input_ids"]]
+    assert columns["labels"] == [[0, 1, -100]]
+
+
+def test_records_name_the_tags_of_words(tagger: Path) -> None:
+    task = tasks.load(TASK)
+    tokenizer, model = task.load_processor(model=str(tagger)), task.load_model(str(tagger))
+    rows = rows_of(task.encode({"words": SENTENCES, "label": LABELS}, tokenizer, max_tokens=16))
+    batch = task.collate(rows, tokenizer)
+    records = task.records(model, batch, tokenizer, TAGS)
+    assert [record["reference"] for record in records] == [[TAGS[tag] for tag in row] for row in LABELS]
+    chosen = task.scores(model, {k: v for k, v in batch.items() if k != "labels"}).argmax(-1)
+    for record, best, label in zip(records, chosen, batch["labels"], strict=True):
+        assert record["prediction"] == [TAGS[tag] for tag in best[label != -100].tolist()]
+        assert len(record["confidence"]) == len(record["prediction"])
+    (alone,) = task.records(model, task.collate(rows[:1], tokenizer), tokenizer, TAGS)
+    assert alone["confidence"] == pytest.approx(records[0]["confidence"], abs=1e-5)
+
+
+def test_fishers_are_those_of_single_examples(tagger: Path, check_fishers: Callable[..., None]) -> None:
+    task = tasks.load(TASK)
+    tokenizer, model = task.load_processor(model=str(tagger)), task.load_model(str(tagger)).double()
+    rows = rows_of(task.encode({"words": SENTENCES, "label": LABELS}, tokenizer, max_tokens=16))
+
+    def log_p(scores: Tensor, labels: Tensor) -> Tensor:
+        return -torch.nn.functional.cross_entropy(scores[0], labels[0], ignore_index=-100, reduction="sum")
+
+    check_fishers(task, tokenizer, model, rows, log_p)
+
+
+TAGGED = datasets.List(datasets.ClassLabel(names=TAGS))
+
+
+@pytest.mark.parametrize(
+    ("columns", "features", "message"),
+    [
+        ({"text": ["a"]}, {"text": datasets.Value("string")}, "no column 'words'"),
+        (
+            {"words": ["a"], "label": [[0]]},
+            {"words": datasets.Value("string"), "label": TAGGED},
+            "lists of str",
+        ),
+        (
+            {"words": [["a"]], "label": [[0]]},
+            {
+                "words": datasets.List(datasets.Value("string")),
+                "label": datasets.List(datasets.Value("int64")),
+            },
+            "not lists of ClassLabel",
+        ),
+        (
+            {"words": [["a", "b"]], "label": [[0]]},
+            {"words": datasets.List(datasets.Value("string")), "label": TAGGED},
+            "row 0 has 2 words and 1 labels",
+        ),
+        (
+            {"words": [["a"], ["b"]], "label": [[0], [-1]]},
+            {"words": datasets.List(datasets.Value("string")), "label": TAGGED},
+            r"row 1: label -1 of word 0 is outside 0\.\.2",
+        ),
+    ],
+)
+def test_data_of_another_kind_are_refused(
+    columns: dict[str, Any], features: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        tasks.load(TASK).check(datasets.Dataset.from_dict(columns, features=datasets.Features(features)))
+
+
+def test_from_training_to_a_merged_model_that_is_judged(
+    bert: Path, write_data: WriteData, tmp_path: Path
+) -> None:
+    sentences = {
+        "a": [(["anna", "runs"], ["B-PER", "O"]), (["bo", "smith", "run"], ["B-PER", "I-PER", "O"])],
+        "b": [(["nobody", "and", "bo"], ["O", "O", "B-PER"]), (["run", "anna"], ["O", "B-PER"])],
+    }
+    data, trained, fishers = {}, {}, {}
+    for name, its in sentences.items():
+        rows = [{"words": words, "label": tags} for words, tags in its] * 6
+        if name == "b":
+            rows.append({"words": ["anna", "smith"], "label": ["B-PER", "I-PER"]})  # all tags are in both
+        data[name] = write_data(name, {"train": rows, "test": rows[:5]})
+        trained[name] = tmp_path / f"model_{name}"
+        train(
+            task_type=TASK,
+            model=bert,
+            architecture=None,
+            data={"data": data[name], "split": "train"},
+            validation={"data": data[name], "split": "test"},
+            options={
+                "learning_rate": 0.02,
+                "batch_size": 4,
+                "num_epochs": 8,
+                "max_tokens": 8,
+                "best_by": "metric",
+            },
+            seed=0,
+            out=trained[name],
+            work=None,
+        )
+        fishers[name] = tmp_path / f"fisher_{name}"
+        for estimator in ("gram", "kfac_empirical", "fisher_mc"):
+            estimate(
+                estimator=estimator,
+                task_type=TASK,
+                model=trained[name],
+                data={"data": data[name], "split": "train"},
+                options={"max_tokens": 8, "batch_size": 5, "max_examples": 8},
+                seed=0,
+                out=fishers[name],
+            )
+    assert tasks.load(TASK).label_names(splits.load({"data": data["a"], "split": "train"})) == (
+        "B-PER",
+        "I-PER",
+        "O",
+    )
+    assert StoredHessian(fishers["a"], label="a").record.num_examples == 8
+    log = (trained["a"] / "training_log.csv").read_text().splitlines()
+    place = log[0].split(",").index("validation_entity_f1")
+    assert max(float(line.split(",")[place] or 0) for line in log[1:]) == 1.0
+    merged = tmp_path / "merged"
+    merge_checkpoints(
+        method="fisher", options={}, base=None, models=trained, extras={"hessians": fishers}, out=merged
+    )
+    test = {name: {"data": folder, "split": "test"} for name, folder in data.items()}
+    evaluate(
+        task_type=TASK,
+        model=merged,
+        data=test,
+        options={"max_tokens": 8, "bootstrap_samples": 20},
+        out=tmp_path / "evaluation",
+    )
+    results = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    for values in results.values():
+        assert set(values) == {"entity_f1", "tag_accuracy", "num_examples"}
+        assert values["tag_accuracy"]["value"] > 0.5  # merged models have learned something
+        assert values["entity_f1"]["low"] <= values["entity_f1"]["value"] <= values["entity_f1"]["high"]
+    (tmp_path / "new.jsonl").write_text(json.dumps({"words": ["anna", "runs"]}) + "\n")
+    predict(
+        task_type=TASK,
+        model=merged,
+        data=tmp_path / "new.jsonl",
+        options={"max_tokens": 8},
+        out=tmp_path / "predictions.jsonl",
+    )
+    record = json.loads((tmp_path / "predictions.jsonl").read_text())
+    assert set(record) == {"id", "prediction", "confidence"} and len(record["prediction"]) == 2
