@@ -63,10 +63,19 @@ class Experiment:
     """Training options of the tasks and of the multitask model."""
     hessian: Mapping[str, Any]
     """Options of the Hessian estimates."""
+    statistics: Sequence[str] = ()
+    """Names of files in ``merging/hessians`` that share one pass over the data of each model; what a merge
+    asks for beside them is estimated by itself."""
     evaluation: Mapping[str, Any]
     """Options of the evaluations."""
     resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Requirements by kind of step (train, hessian, merge, evaluate); no part of any job's identity."""
+
+    def __post_init__(self) -> None:
+        from merging import hessians
+
+        if self.statistics:
+            hessians.chosen(None, self.statistics)
 
     def base_model(self, seed: int) -> tk.Path:
         """theta_0."""
@@ -92,31 +101,48 @@ class Experiment:
         validation = _concatenate([part.validation for part in splits])
         return self._finetune(train, validation, seed, "multitask")
 
-    def hessian_of(self, task: str | None, seed: int, estimator: str) -> tk.Path:
-        """H_t, or H_0 for task None, at the model's own optimum and on its own training set."""
+    def hessian_of(
+        self, task: str | None, seed: int, estimator: str, options: Mapping[str, Any] | None = None
+    ) -> tk.Path:
+        """H_t, or H_0 for task None, at the model's own optimum and on its own training set.
+
+        ``options`` are those that differ from the experiment's.
+        """
+        is_shared = estimator in self.statistics
+        what = {"statistics": sorted(self.statistics)} if is_shared else {"estimator": estimator}
         job = HessianJob(
-            estimator=estimator,
+            **what,
             task_type=self.task_type,
             model=self.base_model(seed) if task is None else self.task_model(task, seed),
             data=(self.base if task is None else self.tasks[task]).train,
-            options=self.hessian,
+            options={**self.hessian, **(options or {})},
             seed=seed,
         )
-        return self._finish(job, "hessian", f"hessian/{estimator}/{task or 'base'}_seed{seed}").out_hessian
-
-    def merged_model(
-        self, method: str, options: Mapping[str, Any], seed: int, *, estimator: str, alias: str
-    ) -> tk.Path:
-        """All task models merged into one."""
-        job = MergeJob(**self.merge_arguments(method, options, seed, estimator=estimator))
-        return self._finish(job, "merge", f"merge/{alias}_seed{seed}").out_model
+        own = {key: its for key, its in (options or {}).items() if self.hessian.get(key) != its}
+        first = "statistics" if is_shared else estimator
+        kind = "_".join([first, *(f"{key}_{own[key]}" for key in sorted(own))])
+        alias = f"hessian/{kind}/{task or 'base'}_seed{seed}"
+        return self._finish(job, "hessian", alias).out_hessians[estimator]
 
     def merge_arguments(
-        self, method: str, options: Mapping[str, Any], seed: int, *, estimator: str = "fisher_mc"
+        self,
+        method: str,
+        options: Mapping[str, Any],
+        seed: int,
+        *,
+        estimator: str = "fisher_mc",
+        estimators: Mapping[str, str] | None = None,
+        hessian: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Arguments of a merge of all task models; statistics are estimated where the method needs them.
 
-        ``estimator`` is that of diagonal Hessians; of other statistics there is one each (``ESTIMATORS``).
+        Args:
+            method: name of a file in ``merging/methods``.
+            options: its options.
+            seed: repetition.
+            estimator: of diagonal Hessians.
+            estimators: of other statistics, by input, where it is not the one in ``ESTIMATORS``.
+            hessian: options of the estimates that differ from the experiment's.
         """
         from merging import methods
 
@@ -125,11 +151,11 @@ class Experiment:
         for key in methods.required_inputs(method, schedule.common):
             if methods.is_model(key):
                 continue
-            name = ESTIMATORS.get(key, estimator)
+            name = {**ESTIMATORS, **(estimators or {})}.get(key, estimator)
             statistics[key] = (
-                {task: self.hessian_of(task, seed, name) for task in self.tasks}
+                {task: self.hessian_of(task, seed, name, hessian) for task in self.tasks}
                 if methods.is_by_task(key)
-                else self.hessian_of(None, seed, name)
+                else self.hessian_of(None, seed, name, hessian)
             )
         return merge_arguments(
             method,
@@ -156,7 +182,10 @@ class Experiment:
         seed: int,
         *,
         estimator: str = "fisher_mc",
+        estimators: Mapping[str, str] | None = None,
+        hessian: Mapping[str, Any] | None = None,
         label: str | None = None,
+        parameter: float | None = None,
         keep_model: bool = True,
     ) -> Row:
         """Row of one merged model.
@@ -166,22 +195,28 @@ class Experiment:
             options: its options; a ``scaling_factor`` among them is shown in the table.
             seed: repetition.
             estimator: name of a file in ``merging/hessians``, for methods that use Hessians.
+            estimators: of other statistics, by input; see :meth:`merge_arguments`.
+            hessian: options of the estimates that differ from the experiment's.
             label: first column of the table; None: the method's name.
+            parameter: what the table varies beside the scaling factor; see ``TableOptions.parameter``.
             keep_model: write the merged model; without it, only its metrics are kept.
         """
         label = label or method.replace("_", " ")
         factor = options.get("scaling_factor")
-        if not keep_model:
-            arguments = self.merge_arguments(method, options, seed, estimator=estimator)
-            job = EvaluateMergeJob(
-                merge=arguments, task_type=self.task_type, data=self._tests(), options=self.evaluation
-            )
-            self._request(job, "evaluate")
-            row = {"label": label, "kind": "merged", "seed": seed, "evaluation": job.out_evaluation}
-            return {**row, "scaling_factor": factor}
-        alias = re.sub(r"[^\w.-]+", "_", label, flags=re.ASCII) + ("" if factor is None else f"_{factor}")
-        model = self.merged_model(method, options, seed, estimator=estimator, alias=alias)
-        return {**self._row(label, "merged", model, seed), "scaling_factor": factor}
+        places = {"scaling_factor": factor} | ({} if parameter is None else {"parameter": parameter})
+        arguments = self.merge_arguments(
+            method, options, seed, estimator=estimator, estimators=estimators, hessian=hessian
+        )
+        if keep_model:
+            numbers = [str(number) for number in places.values() if number is not None]
+            alias = re.sub(r"[^\w.-]+", "_", "_".join([label, *numbers]), flags=re.ASCII)
+            merge = self._finish(MergeJob(**arguments), "merge", f"merge/{alias}_seed{seed}")
+            return {**self._row(label, "merged", merge.out_model, seed), **places}
+        job = EvaluateMergeJob(
+            merge=arguments, task_type=self.task_type, data=self._tests(), options=self.evaluation
+        )
+        self._request(job, "evaluate")
+        return {"label": label, "kind": "merged", "seed": seed, "evaluation": job.out_evaluation, **places}
 
     def report(self, rows: Sequence[Row], output: str, options: Mapping[str, Any]) -> None:
         """Make a table of rows; its files appear as ``output/<output>/``."""

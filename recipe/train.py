@@ -11,13 +11,14 @@ from typing import Any
 from sisyphus import Job, Task, gs, tk
 
 
-def launch(arguments: Mapping[str, Any], *, num_processes: int) -> None:
-    """Train in one process for each GPU; the engine has seen to it that only our own are visible."""
+def launch(arguments: Mapping[str, Any], *, num_processes: int, command: str = "train") -> None:
+    """Run a command of ``merging`` in one process for each GPU; the engine has seen to it that only our own
+    are visible."""
     with Path("arguments.json").open("w", encoding="utf-8") as file:
         json.dump(arguments, file, default=os.fspath)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
     defaults = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]  # else it warns
-    program = ["-m", "merging", "train", "--config", "arguments.json"]
+    program = ["-m", "merging", command, "--config", "arguments.json"]
     subprocess.run([*launcher, *defaults, *program], check=True)
 
 

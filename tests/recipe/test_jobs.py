@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from merging.commands import cli
 from merging.commands.command_line import parse
-from merging.errors import CheckpointError, DataError, OptionError
+from merging.errors import CheckpointError, DataError, OptionError, UnknownNameError
 from merging.merge.cost import from_headers
 from sisyphus import Job, tk
 
 from recipe.data import local, local_model, split
 from recipe.download import DownloadDataJob, DownloadModelJob
 from recipe.evaluate import EvaluateJob
+from recipe.experiment import Experiment, Splits
 from recipe.hessian import HessianJob
 from recipe.merge import MergeJob, check_merge, merge
 from recipe.report import ReportJob
@@ -40,6 +41,7 @@ HESSIAN: dict[str, Any] = {
     "options": {},
     "seed": 0,
 }
+SEVERAL: dict[str, Any] = {**HESSIAN, "estimator": None, "statistics": ["gram", "fisher_mc"]}
 MERGE: dict[str, Any] = {
     "method": "task_arithmetic",
     "options": {"scaling_factor": 1.0},
@@ -86,6 +88,8 @@ ROW = {"label": "average", "kind": "merged", "seed": 0, "evaluation": tk.Path("e
         (TrainJob, TRAIN, {"seed": "1"}, "TrainJob: seed must be an int in"),
         (HessianJob, HESSIAN, {"estimator": "fisher_mcc"}, "unknown Hessian estimator 'fisher_mcc'"),
         (HessianJob, HESSIAN, {"task_type": "x"}, "unknown task type 'x'"),
+        (HessianJob, HESSIAN, {"statistics": ["gram"]}, "exactly one of estimator .* and statistics"),
+        (HessianJob, SEVERAL, {"statistics": ["gram", "kfac"]}, "unknown Hessian estimator 'kfac'"),
         (HessianJob, HESSIAN, {"options": {"max_examples": 0}}, "max_examples must be at least 1"),
         (HessianJob, HESSIAN, {"data": []}, "data set: an empty list"),
         (HessianJob, HESSIAN, {"seed": 1.0}, "HessianJob: seed must be an int in"),
@@ -132,6 +136,7 @@ def test_mistakes_fail_while_the_graph_is_built(
     [
         (lambda: TrainJob(**TRAIN), "train/TrainJob.tp4Hg8piRdlC"),
         (lambda: HessianJob(**HESSIAN), "hessian/HessianJob.uhqQS9PEBys5"),
+        (lambda: HessianJob(**SEVERAL), "hessian/HessianJob.KSgvMoNtOM5t"),
         (lambda: MergeJob(**MERGE), "merge/MergeJob.HgquynkjR84F"),
         (lambda: EvaluateJob(**EVALUATE), "evaluate/EvaluateJob.Jvw3FmHrgtGj"),
         (lambda: ReportJob(rows=[ROW], options={"reference": None}), "report/ReportJob.iwEV8wLLI7Iu"),
@@ -145,6 +150,49 @@ def test_mistakes_fail_while_the_graph_is_built(
 def test_ids_are_frozen(job: Callable[[], Job], id: str) -> None:
     """Another id repeats everything that anybody has done: change one on purpose only, and say so."""
     assert job().job_id() == id
+
+
+def test_statistics_are_a_set() -> None:
+    """Several in one job, in any order; each is an output, and merges of all may be given the whole."""
+    job = HessianJob(**SEVERAL)
+    assert HessianJob(**{**SEVERAL, "statistics": ["fisher_mc", "gram"]}) is job
+    assert job.job_id() != HessianJob(**{**SEVERAL, "statistics": ["gram"]}).job_id()
+    assert {name: path.path for name, path in job.out_hessians.items()} == {
+        name: f"{job.out_hessian.path}/{name}" for name in ("fisher_mc", "gram")
+    }
+    single = HessianJob(**HESSIAN)
+    assert single.out_hessians == {"fisher_mc": single.out_hessian}
+
+
+def test_an_experiment_shares_passes() -> None:
+    """Whatever is named in ``statistics`` comes from one job of each model, everything else from its own."""
+    parts = Splits(train=DATA, validation=None, test=DATA)
+    settings: dict[str, Any] = {
+        "name": "shared",
+        "task_type": "sequence_classification",
+        "start": {"model": MODEL},
+        "base": parts,
+        "tasks": {"a": parts},
+        "base_training": TRAIN["options"],
+        "training": TRAIN["options"],
+        "hessian": {},
+        "evaluation": {},
+    }
+    shared = Experiment(**settings, statistics=("gram", "fisher_mc"))
+    plain = Experiment(**settings)
+    grams, hessians, factors = (
+        shared.merge_arguments(method, options, 0)["extras"][key]["a"]
+        for method, options, key in (
+            ("regmean", {}, "grams"),
+            ("fisher", {}, "hessians"),
+            ("mats", {"objective": "kfac"}, "factors"),
+        )
+    )
+    assert grams.creator is hessians.creator and grams.path != hessians.path
+    assert factors.creator is not grams.creator
+    assert plain.hessian_of("a", 0, "gram").creator is not grams.creator
+    with pytest.raises(UnknownNameError, match="Did you mean 'gram'"):
+        Experiment(**settings, statistics=("gramm",))
 
 
 @pytest.mark.parametrize(("make", "arguments"), [(HessianJob, HESSIAN), (EvaluateJob, EVALUATE)])
@@ -205,7 +253,7 @@ def test_merge_passes_on_what_the_method_asks_for() -> None:
 
 @pytest.mark.parametrize(
     ("make", "arguments", "file"),
-    [(TrainJob, TRAIN, "training/progress.jsonl"), (HessianJob, HESSIAN, "progress.jsonl")],
+    [(TrainJob, TRAIN, "training/progress.jsonl"), (HessianJob, HESSIAN, "estimate/progress.jsonl")],
 )
 def test_progress_is_read_from_the_work_folder(
     make: Callable[..., Any],
@@ -242,6 +290,20 @@ def test_several_gpus_get_a_process_each(tmp_path: Path, monkeypatch: pytest.Mon
     assert arguments["data"] == {**DATA, "data": os.fspath(DATA["data"])}
     assert arguments["out"] == job.out_model.get_path()
     assert arguments["options"] == TRAIN["options"]
+
+
+def test_several_gpus_share_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    commands = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+    HessianJob(**SEVERAL).run()
+    assert commands[0][3:5] == ["--num_processes", "4"]
+    assert commands[0][-5:] == ["-m", "merging", "hessian", "--config", "arguments.json"]
+    hessian = next(command for command in cli.COMMANDS if command.name == "hessian")
+    arguments = parse(hessian, ["--config", "arguments.json"])
+    assert arguments["estimator"] is None and arguments["statistics"] == SEVERAL["statistics"]
+    assert arguments["work"] == "estimate"
 
 
 @pytest.mark.parametrize(

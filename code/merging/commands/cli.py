@@ -6,11 +6,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from merging import explain, hessians, methods
-from merging.commands import merge_commands
+from merging.commands import hessian_commands, merge_commands
 from merging.commands import mergekit_command as mergekit
 from merging.commands.command_arguments import DATASET, OUT, SEED, TASK_TYPE, data, model
 from merging.commands.command_line import (
@@ -53,16 +52,6 @@ def _train(*, out: str, work: str | None, **rest: Any) -> str:
     return f"wrote {out}"
 
 
-def _hessian(*, out: str, **rest: Any) -> str:
-    from merging.hessians.estimate import estimate
-
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "progress.jsonl"
-        with shown(file, sys.stderr):
-            estimate(out=out, progress=file, **rest)
-    return f"wrote {out}"
-
-
 def _evaluate(*, out: str, **rest: Any) -> str:
     from merging.evaluation.run import evaluate
 
@@ -96,11 +85,14 @@ def _verify(*, model: str, base: str | None) -> str:
 
 def _metrics_line(task: str, values: Mapping[str, Any]) -> str:
     """E.g. "yelp: accuracy 91.2 [90.1, 92.3], 800 examples"."""
-    shown = [
-        f"{metric} {100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
-        for metric, value in values.items()
-        if isinstance(value, Mapping)
-    ]
+    from merging.evaluation.metrics import is_share
+
+    shown = []
+    for metric, found in values.items():
+        if isinstance(found, Mapping):
+            scale = 100 if is_share(metric) else 1
+            value, low, high = (f"{scale * found[key]:.1f}" for key in ("value", "low", "high"))
+            shown.append(f"{metric} {value} [{low}, {high}]")
     return f"{task}: {', '.join(shown)}, {values['num_examples']:,} examples"
 
 
@@ -108,12 +100,6 @@ def _training_options(known: Mapping[str, Any]) -> type:
     from merging.training.options import TrainingOptions
 
     return TrainingOptions
-
-
-def _hessian_options(known: Mapping[str, Any]) -> type:
-    from merging.hessians.options import HessianOptions
-
-    return HessianOptions
 
 
 def _evaluation_options(known: Mapping[str, Any]) -> type:
@@ -189,27 +175,8 @@ COMMANDS: tuple[Command, ...] = (
         "    --data 'data/yelp:train[:90%]' --validation 'data/yelp:train[90%:]' --max-tokens 384 \\\n"
         "    --learning-rate 1e-5 --batch-size 16 --num-epochs 1 --out models/yelp",
     ),
-    Command(
-        name="hessian",
-        help="Estimate a model's Hessian or other statistics; one estimate serves any number of merges.",
-        arguments=(
-            Argument(
-                name="estimator",
-                help=f"one of {', '.join(hessians.names())}; see merging statistics",
-                metavar="NAME",
-                default="fisher_mc",
-            ),
-            TASK_TYPE,
-            model("model folder"),
-            data("the model's training set"),
-            SEED,
-            OUT,
-        ),
-        run=_hessian,
-        options=_hessian_options,
-        epilog="example:\n  merging hessian --task-type sequence_classification --model models/yelp \\\n"
-        "    --data 'data/yelp:train' --max-examples 500 --max-tokens 384 --out hessians/yelp",
-    ),
+    hessian_commands.HESSIAN,
+    hessian_commands.INSPECT,
     merge_commands.MERGE,
     merge_commands.SEARCH,
     Command(
@@ -330,6 +297,8 @@ def _main(words: list[str]) -> int:
     commands = {command.name: command for command in COMMANDS}
     if name not in commands:
         raise OptionError(f"merging: {unknown('command', name, [*commands, *_EXPLAINED])}")
+    if rest and f"{name} {rest[0]}" in commands:  # e.g. "hessian inspect"
+        name, rest = f"{name} {rest[0]}", rest[1:]
     command = commands[name]
     if name == "merge":
         file, rest = mergekit.split_file(rest)

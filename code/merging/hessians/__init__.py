@@ -74,23 +74,60 @@ def load(name: str) -> Estimator:
     return cast(Estimator, _REGISTRY.load(name))
 
 
-def check_call(estimator: str, options: Mapping[str, Any]) -> HessianOptions:
+def chosen(estimator: str | None, statistics: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the estimators that a call asks for, sorted.
+
+    Args:
+        estimator: one of them, or None.
+        statistics: several that share one pass over the data, in any order, or None.
+
+    Raises:
+        UnknownNameError: no such estimator.
+        OptionError: not exactly one of the two is given, or one is named twice.
+    """
+    if (estimator is None) == (statistics is None):
+        raise OptionError(
+            "hessian: give exactly one of estimator (one name) and statistics (a list of names that share a "
+            "pass over the data)."
+        )
+    if statistics is None:
+        given = [str(estimator)]
+    elif isinstance(statistics, str) or not statistics or len(set(statistics)) < len(statistics):
+        raise OptionError(f"statistics must be a list of different estimators, got {statistics!r}.")
+    else:
+        given = list(statistics)
+    for name in given:
+        load(name)
+    return tuple(sorted(given))
+
+
+def check_call(estimator: str | Sequence[str], options: Mapping[str, Any]) -> HessianOptions:
     """Return the parsed options of an estimate, without importing torch.
+
+    Args:
+        estimator: name of one, or of several that share a pass.
+        options: fields of ``HessianOptions``.
 
     Raises:
         UnknownNameError: no such estimator.
         OptionError: an option that is unknown, of the wrong type, out of range, or without effect.
     """
-    method = load(estimator)
-    parsed = parse(HessianOptions, options, owner=estimator)
-    if parsed.num_samples != 1 and not method.SAMPLES_LABELS:
+    names = (estimator,) if isinstance(estimator, str) else tuple(estimator)
+    methods, owner = [load(name) for name in names], ", ".join(names)
+    parsed = parse(HessianOptions, options, owner=owner)
+    if parsed.num_samples != 1 and not any(method.SAMPLES_LABELS for method in methods):
         raise OptionError(
-            f"{estimator}: num_samples is {parsed.num_samples}, but this estimator draws no labels. "
-            "Leave it out."
+            f"{owner}: num_samples is {parsed.num_samples}, but this estimator draws no labels. Leave it out."
         )
-    if parsed.kfac_scale != "consistent" and method.STATISTIC != "kfac":
+    for name in ("kfac_scale", "kfac_bias", "kfac_sharing"):
+        value, default = getattr(parsed, name), getattr(HessianOptions, name)
+        if value != default and not any(method.STATISTIC == "kfac" for method in methods):
+            raise OptionError(
+                f"{owner}: {name} is {value!r}, but this estimator makes no K-FAC factors. Leave it out."
+            )
+    if parsed.token_reduction != "sum" and all(method.STATISTIC == "gram" for method in methods):
         raise OptionError(
-            f"{estimator}: kfac_scale is {parsed.kfac_scale!r}, but this estimator makes no K-FAC factors. "
+            f"{owner}: token_reduction is {parsed.token_reduction!r}, but this estimator takes no gradients. "
             "Leave it out."
         )
     return parsed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -13,41 +13,57 @@ from merging.errors import CheckpointError, MergingError
 from merging.hessians._blocks import OuterProducts
 from merging.hessians._factors import FactorSums
 from merging.hessians._mask_nodes import MaskSquares
-from merging.hessians._per_example import Batch, Cotangents, Scores, SquaredGradients
+from merging.hessians._passes import Member
+from merging.hessians._per_example import Scores, SquaredGradients
 from merging.hessians.artifact import HEADS, INPUTS, NEURONS, OUTPUTS, Statistic
 from merging.hessians.options import HessianOptions
 
 if TYPE_CHECKING:
     import transformers
 
-    from merging.files.checkpoints import Checkpoint
+    from merging.hessians import Estimator
+    from merging.sources import Source
 
 
 class Sums(ABC):
     """What an estimate adds batches to.
 
     Attributes:
+        member: takes part in passes; several statistics may share one.
         stored: parameters that the sums are about: shape by name in the model's files.
     """
 
+    member: Member
     stored: Mapping[str, tuple[int, ...]]
 
     @property
-    @abstractmethod
     def num_examples(self) -> int:
         """How many examples were added."""
+        return self.member.num_examples
 
-    @abstractmethod
-    def add(self, batch: Batch, cotangents: Cotangents) -> None:
-        """Add the examples of a batch: any number, padded or not."""
-
-    @abstractmethod
     def num_bytes(self) -> int:
-        """Size of the tensors that will be stored."""
+        """Size of the tensors that will be stored, at most."""
+        return sum(4 * total.numel() for total in self.totals().values())
+
+    @abstractmethod
+    def totals(self) -> dict[str, Tensor]:
+        """The running sums themselves, not copies, by any name; with ``counts``, all that batches change."""
+
+    def counts(self) -> list[int]:
+        """How many examples, and what else was counted, in an order that depends on the model only."""
+        return [self.num_examples]
+
+    def set_counts(self, counts: Sequence[int]) -> None:
+        """Put back what ``counts`` gave."""
+        (self.member.num_examples,) = counts
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """The means, as ``artifact.py`` names them."""
+
+    def divisors(self) -> dict[str, int]:
+        """By what each of ``tensors`` was divided, where that is not the number of examples."""
+        return {}
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
@@ -55,21 +71,47 @@ class Sums(ABC):
 
 
 def open_sums(
-    statistic: Statistic,
+    methods: Mapping[str, Estimator],
     network: transformers.PreTrainedModel,
     scores: Scores,
     options: HessianOptions,
-    checkpoint: Checkpoint,
-) -> Sums:
-    """Prepare the sums of a statistic for a model in evaluation mode.
+    source: Source,
+) -> dict[str, Sums]:
+    """Prepare the sums of each estimator for a model in evaluation mode.
+
+    Gram matrices are the input side of K-FAC factors; where both are asked for, they are summed once.
+
+    Args:
+        methods: estimators by name.
+        network: the model.
+        scores: see :class:`merging.tasks.TaskType`.
+        options: of the estimate.
+        source: the model's files.
 
     Raises:
         CheckpointError: a parameter that the sums are about will not pair with a tensor of the model's files.
-        MergingError: the model has nothing that this statistic is about, or is in training mode.
+        MergingError: the model has nothing that a statistic is about, or is in training mode.
     """
-    sums = _sums(statistic, network, scores, options)
-    for name, shape in sums.stored.items():
-        info = checkpoint.tensors.get(name)
+    found = {
+        name: _sums(method.STATISTIC, network, scores, options)
+        for name, method in methods.items()
+        if method.STATISTIC != "gram"
+    }
+    factors = None
+    if not options.kfac_bias and options.kfac_sharing == "expand":  # else inputs are no Gram matrices
+        factors = next((sums for sums in found.values() if isinstance(sums, _Factors)), None)
+    for name, method in methods.items():
+        if method.STATISTIC == "gram":
+            shared = None if factors is None else factors.inputs_only()
+            found[name] = shared or _sums("gram", network, scores, options)
+    for sums in found.values():
+        _check_stored(sums.stored, source)
+    return {name: found[name] for name in methods}
+
+
+def _check_stored(stored: Mapping[str, tuple[int, ...]], source: Source) -> None:
+    for name, shape in stored.items():
+        info = source.tensors.get(name)
         if info is None or info.shape != shape:
             there = "is missing" if info is None else f"is {info.shape}"
             raise CheckpointError(
@@ -77,7 +119,11 @@ def open_sums(
                 "a merge could not pair them. Load the model with transformers, save it with "
                 "save_pretrained(folder), and use that folder."
             )
-    return sums
+
+
+def members_of(sums: Iterable[Sums]) -> list[Member]:
+    """Whatever takes part in passes, each once."""
+    return list({id(its.member): its.member for its in sums}.values())
 
 
 def _sums(
@@ -87,7 +133,15 @@ def _sums(
         case "diagonal":
             return _Diagonal(network, scores)
         case "gram" | "kfac":
-            return _Factors(network, scores, options, outputs=statistic == "kfac")
+            is_kfac = statistic == "kfac"
+            sums = FactorSums(
+                network,
+                scores,
+                outputs=is_kfac,
+                with_bias=is_kfac and options.kfac_bias,
+                reduce=is_kfac and options.kfac_sharing == "reduce",
+            )
+            return _Factors(sums, network, options)
         case "block":
             return _Blocks(network, scores)
         case "mask_nodes":
@@ -99,18 +153,11 @@ class _Diagonal(Sums):
 
     def __init__(self, network: transformers.PreTrainedModel, scores: Scores) -> None:
         self._network = network
-        self._squares = SquaredGradients(network, scores)
+        self.member = self._squares = SquaredGradients(network, scores)
         self.stored = {name: tuple(total.shape) for name, total in self._renamed(self._squares.sums).items()}
 
-    @property
-    def num_examples(self) -> int:
-        return self._squares.num_examples
-
-    def add(self, batch: Batch, cotangents: Cotangents) -> None:
-        self._squares.add(batch, cotangents)
-
-    def num_bytes(self) -> int:
-        return sum(4 * total.numel() for total in self._squares.sums.values())
+    def totals(self) -> dict[str, Tensor]:
+        return dict(self._squares.sums)
 
     def tensors(self) -> dict[str, Tensor]:
         sums = self._squares.sums
@@ -127,40 +174,71 @@ class _Factors(Sums):
     """Gram matrices and K-FAC factors."""
 
     def __init__(
-        self, network: transformers.PreTrainedModel, scores: Scores, options: HessianOptions, *, outputs: bool
+        self, sums: FactorSums, network: transformers.PreTrainedModel, options: HessianOptions
     ) -> None:
-        self._sums = FactorSums(network, scores, outputs=outputs)
+        self.member = self._sums = sums
+        self._is_view = False
+        self._network = network
+        self._options = options
         self._by = "positions" if options.kfac_scale == "reference" else "examples"
         self._names = _stored_names(network)
         shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-        self.stored = {self._names[name]: shapes[name] for name in self._sums.inputs if name in self._names}
+        self.stored = {self._names[name]: shapes[name] for name in sums.inputs if name in self._names}
 
-    @property
-    def num_examples(self) -> int:
-        return self._sums.num_examples
-
-    def add(self, batch: Batch, cotangents: Cotangents) -> None:
-        self._sums.add(batch, cotangents)
+    def inputs_only(self) -> _Factors:
+        """The Gram matrices among these factors, on the same sums."""
+        view = _Factors(self._sums, self._network, self._options)
+        view._is_view = True
+        return view
 
     def num_bytes(self) -> int:
-        return sum(
-            4 * total.numel() for part in (self._sums.inputs, self._sums.outputs) for total in part.values()
-        )
+        parts = [self._sums.inputs] if self._is_view else [self._sums.inputs, self._sums.outputs]
+        return sum(4 * total.numel() for part in parts for total in part.values())
+
+    def totals(self) -> dict[str, Tensor]:
+        if self._is_view:  # who owns the sums has them
+            return {}
+        inputs = {name + INPUTS: total for name, total in self._sums.inputs.items()}
+        return inputs | {name + OUTPUTS: total for name, total in self._sums.outputs.items()}
+
+    def counts(self) -> list[int]:
+        positions = self._sums.num_positions
+        return [] if self._is_view else [self.num_examples, *(positions[name] for name in self._sums.inputs)]
+
+    def set_counts(self, counts: Sequence[int]) -> None:
+        if not self._is_view:
+            self.member.num_examples, *positions = counts
+            for name, count in zip(self._sums.inputs, positions, strict=True):
+                self._sums.num_positions[name] = count
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = {}
         for name, (inputs, outputs) in self._sums.means(outputs_by=self._by).items():
             if name in self._names:
                 tensors[self._names[name] + INPUTS] = inputs
-                if outputs is not None:
+                if outputs is not None and not self._is_view:
                     tensors[self._names[name] + OUTPUTS] = outputs
         return tensors
+
+    def divisors(self) -> dict[str, int]:
+        parts = [INPUTS, OUTPUTS] if self._by == "positions" else [INPUTS]
+        return {
+            stored + part: self._sums.num_positions[name]
+            for name, stored in self._names.items()
+            for part in parts
+            if name in self._sums.inputs
+        }
 
     def record(self) -> dict[str, Any]:
         return {
             "transposed": tuple(
                 sorted(self._names[name] for name in self._sums.transposed if name in self._names)
             ),
+            "biases": {
+                self._names[weight]: self._names.get(bias, bias)
+                for weight, bias in sorted(self._sums.biases.items())
+                if weight in self._names
+            },
             "num_positions": {
                 self._names[name]: count
                 for name, count in sorted(self._sums.num_positions.items())
@@ -179,20 +257,13 @@ class _Blocks(Sums):
     """Full curvatures of vectors."""
 
     def __init__(self, network: transformers.PreTrainedModel, scores: Scores) -> None:
-        self._products = OuterProducts(network, scores)
+        self.member = self._products = OuterProducts(network, scores)
         self._names = _stored_names(network)
         shapes = self._products.shapes
         self.stored = {self._names[name]: shapes[name] for name in shapes if name in self._names}
 
-    @property
-    def num_examples(self) -> int:
-        return self._products.num_examples
-
-    def add(self, batch: Batch, cotangents: Cotangents) -> None:
-        self._products.add(batch, cotangents)
-
-    def num_bytes(self) -> int:
-        return sum(4 * total.numel() for total in self._products.sums.values())
+    def totals(self) -> dict[str, Tensor]:
+        return dict(self._products.sums)
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -217,23 +288,13 @@ class _MaskNodes(Sums):
                 f"mask_nodes: the config of {type(network).__name__} names no num_attention_heads, and "
                 "masks are of heads and neurons. Take a diagonal (fisher_mc) and merge by fisher."
             )
-        self._squares = MaskSquares(network, scores, num_heads=num_heads)
+        self.member = self._squares = MaskSquares(network, scores, num_heads=num_heads)
 
-    @property
-    def num_examples(self) -> int:
-        return self._squares.num_examples
-
-    def add(self, batch: Batch, cotangents: Cotangents) -> None:
-        self._squares.add(batch, cotangents)
-
-    def num_bytes(self) -> int:
-        return 4 * (self._squares.heads.numel() + self._squares.neurons.numel())
+    def totals(self) -> dict[str, Tensor]:
+        return {HEADS: self._squares.heads, NEURONS: self._squares.neurons}
 
     def tensors(self) -> dict[str, Tensor]:
-        return {
-            HEADS: self._squares.heads / self.num_examples,
-            NEURONS: self._squares.neurons / self.num_examples,
-        }
+        return {name: total / self.num_examples for name, total in self.totals().items()}
 
     def record(self) -> dict[str, Any]:
         return {}

@@ -1,4 +1,4 @@
-"""The Hessian folder: ``hessian.safetensors`` and ``hessian.json``; light to import.
+"""The Hessian folder: ``hessian.safetensors``, ``hessian.json`` and a plot of it; light to import.
 
 The tensors are float32 and means, under the names that the parameters have in the model's own safetensors
 files; tied ones appear once, frozen ones not at all. By ``statistic`` of the record:
@@ -7,6 +7,7 @@ files; tied ones appear once, frozen ones not at all. By ``statistic`` of the re
     gram         <parameter>/inputs     (i, i)        mean over positions of a a^T, a = input of the layer
     kfac         <parameter>/inputs     (i, i)        the same
                  <parameter>/outputs    (o, o)        of g g^T, g = gradient at the output; see ``kfac_scale``
+                 With ``kfac_bias`` inputs are (i + 1, i + 1) for the weights in ``biases``: a 1 follows a.
     block        <parameter>            (d, d)        mean over examples, of a vector of d elements
     mask_nodes   heads                  (layers, heads)               mean over examples
                  neurons                (layers, intermediate size)   the same
@@ -24,12 +25,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from merging.errors import CheckpointError
 from merging.files.checkpoints import Checkpoint
+from merging.hessians.report import Report
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TENSORS_NAME = "hessian.safetensors"
 RECORD_NAME = "hessian.json"
+PLOT_NAME = "hessian.png"
 
 Statistic = Literal["diagonal", "gram", "kfac", "block", "mask_nodes"]
 """What the tensors of a folder are."""
@@ -76,10 +79,14 @@ class HessianRecord:
     """What the tensors are; see the top of this file."""
     transposed: tuple[str, ...] = ()
     """Of ``gram`` and ``kfac``: weights that are stored as (inputs, outputs), as GPT-2's Conv1D does."""
+    biases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of ``kfac`` with ``kfac_bias``: the bias that is the last input, by weight."""
     num_positions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Of ``gram`` and ``kfac``: positions that the mean of each weight is over."""
     uncovered: tuple[str, ...] = ()
     """Weights of linear layers that have no factors: never called, tied to something else, or grouped."""
+    report: Report = dataclasses.field(default_factory=Report)
+    """How good the estimate is; empty where it was not made by examples, or by an earlier version."""
 
     def __post_init__(self) -> None:
         if self.statistic not in get_args(Statistic):
@@ -129,11 +136,25 @@ def _parse(record: Mapping[str, Any]) -> HessianRecord:
     """Read what ``hessian.json`` holds; JSON knows no tuples, fields of strings are."""
     lists = {field.name for field in dataclasses.fields(HessianRecord) if field.default == ()}
     values: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in record.items()}
-    return HessianRecord(**values)
+    return HessianRecord(**{**values, "report": Report.parse(record.get("report", {}))})
+
+
+def folders_of(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Hessian folders in a folder that is none itself, by name: what an estimate of several statistics is."""
+    folder = Path(folder)
+    if (folder / RECORD_NAME).is_file() or not folder.is_dir():
+        return {}
+    return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RECORD_NAME}"))}
 
 
 def write_hessian(folder: Path, tensors: Mapping[str, Tensor], record: HessianRecord) -> None:
     """Write the two files into an existing folder; who calls it publishes the folder."""
+    write_tensors(folder, tensors)
+    write_record(folder, record)
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``hessian.safetensors`` into an existing folder."""
     from safetensors.torch import save_file
 
     save_file(
@@ -141,4 +162,8 @@ def write_hessian(folder: Path, tensors: Mapping[str, Tensor], record: HessianRe
         folder / TENSORS_NAME,
         metadata={"format": "pt"},
     )
+
+
+def write_record(folder: Path, record: HessianRecord) -> None:
+    """Write ``hessian.json`` into an existing folder."""
     (folder / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n")

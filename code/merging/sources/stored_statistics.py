@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.errors import CheckpointError
-from merging.hessians.artifact import HEADS, INPUTS, NEURONS, OUTPUTS, StoredHessian
+from merging.hessians.artifact import HEADS, INPUTS, NEURONS, OUTPUTS, StoredHessian, folders_of
 from merging.methods._seam import Factors, MaskFisher
 from merging.sources import for_computing
 from merging.sources.statistics import HessianSource, Statistic, WholeModelStatistic
@@ -42,7 +43,7 @@ def open_statistics(
     """Open a Hessian folder for an input of ``merge``; nothing but headers is read yet.
 
     Args:
-        folder: what ``merging.hessians.estimate`` wrote.
+        folder: what ``merging.hessians.estimate`` wrote; of several statistics, the one that fits is taken.
         label: names it in error messages: ``"grams['sst2']"``.
         key: the input: a key of ``ACCEPTED``.
         scale: the curvature is multiplied by it; None: ``HessianRecord.default_scale``.
@@ -50,7 +51,43 @@ def open_statistics(
     Raises:
         CheckpointError: this is no Hessian folder, it is damaged, or it holds another statistic.
     """
-    return as_input(StoredHessian(folder, label=label), key=key, scale=scale)
+    return as_input(open_stored(folder, label=label, key=key), key=key, scale=scale)
+
+
+def open_stored(folder: str | os.PathLike[str], *, label: str, key: str) -> StoredHessian:
+    """Open a Hessian folder, or among those that a folder holds the one that serves an input of ``merge``.
+
+    Args:
+        folder: what ``merging.hessians.estimate`` wrote.
+        label: names it in error messages.
+        key: the input: a key of ``ACCEPTED``.
+
+    Raises:
+        CheckpointError: this is no Hessian folder, it is damaged, or none or several of those in it would do.
+    """
+    inside = {name: StoredHessian(place, label=label) for name, place in folders_of(folder).items()}
+    if not inside:
+        return StoredHessian(folder, label=label)
+    for statistic in ACCEPTED[key]:
+        fitting = [name for name, stored in inside.items() if stored.record.statistic == statistic]
+        if len(fitting) > 1:
+            raise CheckpointError(
+                f"{label}: {os.fspath(folder)} holds {' and '.join(fitting)}, and {key} takes one of them. "
+                f"Pass {Path(folder) / fitting[0]}, for example."
+            )
+        if fitting:
+            return inside[fitting[0]]
+    raise CheckpointError(
+        f"{label}: {os.fspath(folder)} holds {', '.join(inside)}, but {key} needs {_wanted(key)}"
+    )
+
+
+def _wanted(key: str) -> str:
+    """Which statistics an input takes, and what estimates them."""
+    return (
+        f"{' or '.join(map(repr, ACCEPTED[key]))}. Estimate it with "
+        f"{' or '.join(_ESTIMATORS[statistic] for statistic in ACCEPTED[key])}."
+    )
 
 
 def as_input(stored: StoredHessian, *, key: str, scale: float | None = None) -> HessianSource | Statistic:
@@ -63,8 +100,7 @@ def as_input(stored: StoredHessian, *, key: str, scale: float | None = None) -> 
     if record.statistic not in ACCEPTED[key]:
         raise CheckpointError(
             f"{label} holds the statistic {record.statistic!r} (estimator {record.estimator!r}), but "
-            f"{key} needs {' or '.join(map(repr, ACCEPTED[key]))}. Estimate it with "
-            f"{' or '.join(_ESTIMATORS[statistic] for statistic in ACCEPTED[key])}."
+            f"{key} needs {_wanted(key)}"
         )
     if scale is None:
         scale = 1.0 if key == "grams" else record.default_scale
@@ -114,8 +150,11 @@ class StoredFactors(Statistic):
         if name not in self._names:
             return None
         record, read = self._stored.record, self._stored.checkpoint.read
+        inputs = for_computing(read(name + INPUTS))
+        if name in record.biases:  # the last input is the bias's; the rest is the factor of the weight
+            inputs = inputs[:-1, :-1].contiguous()
         return Factors(
-            inputs=for_computing(read(name + INPUTS)),
+            inputs=inputs,
             outputs=for_computing(read(name + OUTPUTS)) if self._with_outputs else None,
             transposed=name in record.transposed,
             scale=self._scale,

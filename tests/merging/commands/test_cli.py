@@ -158,9 +158,10 @@ def test_data_sets_in_the_file_are_written_as_on_the_command_line(tmp_path: Path
 def test_the_example_of_a_command_is_complete(name: str) -> None:
     """Every flag exists, and the options are those that a text model needs."""
     line = command(name).epilog.removeprefix("example:\n").replace("\\\n", " ")
-    program, first, *words = shlex.split(line)
-    assert (program, first) == ("merging", name)
-    values = parse(command(name), words)
+    program, *words = shlex.split(line)
+    given = name.split()
+    assert [program, *words[: len(given)]] == ["merging", *given]
+    values = parse(command(name), words[len(given) :])
     if name == "train":
         options_parse(TrainingOptions, values["options"], owner="training")
     if name in ("train", "hessian", "evaluate", "predict"):
@@ -174,7 +175,11 @@ def test_types_of_flags() -> None:
     found = parse(command("hessian"), [*words, "--max-examples", "none", "--batch-size", "8", "--seed", "3"])
     assert found["options"] == {"max_examples": None, "batch_size": 8}
     assert found["seed"] == 3
-    assert found["estimator"] == "fisher_mc"
+    assert found["estimator"] is found["statistics"] is None  # which means fisher_mc
+    assert parse(command("hessian"), [*words, "--statistics", "gram", "kfac_mc"])["statistics"] == [
+        "gram",
+        "kfac_mc",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From a model folder and a data folder to a Hessian folder."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from merging.files.checkpoints import open_checkpoint, weights_hash
 from merging.hessians import fisher_mc
 from merging.hessians.artifact import StoredHessian
 from merging.hessians.estimate import estimate
+from merging.hessians.options import HessianOptions
+from merging.sources.opening import open_model
 from merging.sources.stored_statistics import as_input
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -150,13 +153,7 @@ def test_the_record_says_what_was_done(
     assert record.model_hash == weights_hash(model) and record.model == str(model)
     assert record.data[0]["source"] == "texts" and record.data[0]["split"] == "train[:80%]"
     assert record.seed == 5 and record.reduction == "mean"
-    assert record.options == {
-        "batch_size": 4,
-        "max_examples": 6,
-        "num_samples": 2,
-        "max_tokens": 8,
-        "kfac_scale": "consistent",
-    }
+    assert record.options == dataclasses.asdict(HessianOptions(**options))
     assert record.statistic == "diagonal"
     assert record.label_names == ("negative", "positive")
     assert record.seconds > 0 and record.versions["torch"] == torch.__version__
@@ -248,9 +245,40 @@ def test_labels_are_not_needed_where_they_are_not_used(
     assert hessian.record.num_examples == 5
 
 
+def test_data_without_labels(
+    tmp_path: Path, write_bert: Callable[..., Path], write_texts: Callable[..., Path]
+) -> None:
+    model, data = write_bert(), write_texts(ALTERNATING)
+    rows = datasets.load_from_disk(str(data / "train")).remove_columns("label")
+    rows.save_to_disk(tmp_path / "plain" / "train")
+    source = json.loads((data / "source.json").read_text())
+    source |= {"content_hash": "plain", "columns": ["text"], "label_names": []}
+    (tmp_path / "plain" / "source.json").write_text(json.dumps(source))
+    for estimator in ("fisher_mc", "fisher_exact", "gram", "kfac_mc", "block_mc"):
+        options = {**OPTIONS, "max_examples": 6}
+        found = run(tmp_path / estimator, model, tmp_path / "plain", estimator=estimator, options=options)
+        assert found.record.num_examples == 6
+    for estimator in ("fisher_empirical", "kfac_empirical", "block_empirical", "mask_nodes"):
+        with pytest.raises(DataError, match="label"):
+            run(tmp_path / estimator, model, tmp_path / "plain", estimator=estimator)
+
+
+def test_a_model_in_pytorchs_own_format(
+    tmp_path: Path, write_bert: Callable[..., Path], write_texts: Callable[..., Path]
+) -> None:
+    model, data = write_bert(), write_texts(ALTERNATING)
+    expected = tensors(run(tmp_path / "safe", model, data))
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    hessian = run(tmp_path / "pickled", model, data)
+    found = tensors(hessian)
+    assert all(found[name].equal(tensor) for name, tensor in expected.items())
+    assert hessian.record.model_hash == open_model(model, label="model").digest()
+
+
 def test_progress(tmp_path: Path, write_bert: Callable[..., Path], write_texts: Callable[..., Path]) -> None:
-    run(tmp_path / "out", write_bert(), write_texts(ALTERNATING), progress=tmp_path / "progress.jsonl")
-    last = json.loads((tmp_path / "progress.jsonl").read_text().splitlines()[-1])
+    run(tmp_path / "out", write_bert(), write_texts(ALTERNATING), work=tmp_path / "work")
+    last = json.loads((tmp_path / "work" / "progress.jsonl").read_text().splitlines()[-1])
     assert (last["step"], last["total_steps"], last["seconds_left"]) == (20, 20, 0)
     assert last["examples_per_s"] > 0
 
