@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
+from sisyphus.commands import parsers
 from sisyphus.errors import SisyphusError
 from sisyphus.terminal import logs
 
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 success, 1 failure, 2 wrong arguments, 130 Ctrl-C.
     """
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser(for_tasks=arguments[:1] in ([gs.CMD_WORKER], [gs.CMD_FORK_SERVER]))
+    args = parser.parse_args(arguments)
     logs.set_up(args.log_level)
     if args.command is None:
         print(gs.SISYPHUS_LOGO)  # noqa: T201 - the help is the answer to this call
@@ -50,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(args)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read the answer has seen enough, e.g. `sis status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        return EXIT_FAILURE
     except SisyphusError as error:  # made for people: the text says it all
         logging.error("%s", error)
     except Exception as error:  # noqa: BLE001 - mostly from a config: shown in full, and told by the exit code
@@ -75,8 +80,12 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Formatter, **kwargs)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """All commands and flags."""
+def make_parser(*, for_tasks: bool = False) -> argparse.ArgumentParser:
+    """All commands and flags.
+
+    Args:
+        for_tasks: only those that run tasks: making all others takes some milliseconds, once for each task.
+    """
     parser = _Parser(prog="sis", description="Workflow manager for graphs of cached jobs.")
     parser.set_defaults(command=None)
     parser.add_argument(
@@ -90,11 +99,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="config; may be repeated",
     )
-    commands = parser.add_subparsers(title="commands")
-    _add_manager(commands)
-    _add_console(commands)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    if not for_tasks:
+        _add_manager(commands)
+        parsers.add_all(commands.add_parser)
+        _add_console(commands)
+        _add_shortcuts(commands)
     _add_worker(commands)
-    _add_shortcuts(commands)
+    _add_fork_server(commands)
     return parser
 
 
@@ -152,6 +164,13 @@ def _add_worker(commands: _Commands) -> None:
     parser.add_argument("--force_resume", "--fr", action="store_true", help="call the method for restarts")
     parser.add_argument("--engine", default="short", metavar="NAME", help="name of the engine it runs in")
     parser.add_argument("--redirect_output", action="store_true", help="write to the log file of the task")
+
+
+def _add_fork_server(commands: _Commands) -> None:
+    parser = commands.add_parser(gs.CMD_FORK_SERVER)  # without help: the manager starts it, not a person
+    parser.set_defaults(command=_fork_server)
+    parser.add_argument("channel", type=int)
+    parser.add_argument("cpus", type=int)
 
 
 def _add_shortcuts(commands: _Commands) -> None:
@@ -239,6 +258,15 @@ def _worker(args: argparse.Namespace) -> int:
             redirect_output=args.redirect_output,
         )
     )
+
+
+def _fork_server(args: argparse.Namespace) -> int:
+    import socket
+
+    from sisyphus.fork_server import server
+
+    arguments = server.serve(socket.socket(fileno=args.channel), args.cpus)
+    return 0 if arguments is None else main(arguments)
 
 
 def _show_traceback(error: Exception) -> None:

@@ -118,6 +118,9 @@ JOB_MAX_NUMBER_OF_LOCKS = 100
 """Without effect, known for settings files of upstream."""
 MAX_SUBMIT_RETRIES = 3
 """A task submitted more often than this without progress is in retry_error."""
+TASK_HEARTBEAT_TIMEOUT: float | None = 600
+"""A running task hangs if its log, its usage file and its cpu time stood still for so many seconds, but at least
+for three PLOGGING_UPDATE_FILE_PERIODs. It is told; one that can resume is killed and goes on. None: never."""
 SIS_HASH: Callable[[Any], str] = short_hash
 """From arguments to the last part of a job id."""
 INCLUDE_CREATOR_STATE = False
@@ -174,6 +177,12 @@ FILESYSTEM_CACHE_TIME = 30
 
 # --- what the manager shows and does ---
 
+ONE_MANAGER = True
+"""Refuse to start a manager while another one works in the same work folder."""
+MANAGER_HEARTBEAT = 20
+"""Seconds between two signs of life, for managers on other machines."""
+MANAGER_DEAD_AFTER = 300
+"""A manager on another machine without signs of life for so many seconds is taken for dead."""
 CLEAR_ERROR = False
 """Move every job in error aside and run it again, in each pass."""
 PRINT_ERROR = True
@@ -213,6 +222,8 @@ PLOGGING_MIN_CHANGE = 0.1
 """Relative change of the resident memory that is worth a line in the log."""
 PLOGGING_UPDATE_FILE_PERIOD = 60
 """Seconds between two writes of the usage file."""
+RECORD_OUTPUT_HASHES = False
+"""Note the SHA-256 of all outputs when a job finishes, for ``sis verify``; reads each output once."""
 CLEANUP_ENVIRONMENT = True
 """Tasks see only the variables named below, so that results do not depend on a shell's."""
 DEFAULT_ENVIRONMENT_KEEP: set[str] = {
@@ -246,6 +257,14 @@ DEFAULT_ENVIRONMENT_SET: dict[str, Any] = {
 }
 """Texts may name variables of the original environment: ``$HOME/bin``."""
 
+FORK_SERVER = True
+"""On this machine, start tasks by forking a process that has imported what workers need, where that is safe."""
+FORK_SERVER_PRELOAD: list[str] = []
+"""Modules that this process imports beforehand, such as ``torch``: tasks that use them start that much earlier.
+
+They must not start threads or touch a GPU when they are imported (then this has no effect, and a warning says
+so), and must not read variables there that jobs set for themselves (such jobs are started as programs)."""
+
 # --- reading values ---
 
 CACHE_FINISHED_RESULTS = False
@@ -277,6 +296,7 @@ CONFIG_PREFIX = "config"
 RECIPE_PREFIX = "recipe"
 GLOBAL_SETTINGS_FILE_DEFAULT = "settings.py"
 CMD_WORKER = "worker"
+CMD_FORK_SERVER = "fork_server"
 TEST_DIR = "tests"
 ENVIRONMENT_SETTINGS_PREFIX = "SIS_"
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import heapq
 import logging
 import os
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
 from sisyphus.job import Job
+from sisyphus.job_folders import JobFolders
 from sisyphus.job_path import AbstractPath
 from sisyphus.outputs.targets import OutputCall, OutputPath, OutputReport, OutputTarget, WriteOutput
 from sisyphus.states import State
@@ -64,6 +65,7 @@ class SISGraph:
 
     def __init__(self) -> None:
         self._targets: dict[OutputTarget, None] = {}
+        self._active: OrderedDict[OutputTarget, None] = OrderedDict()
         self.targets_dict: dict[str, OutputTarget] = {}
         self.output: dict[str, AbstractPath] = {}
 
@@ -77,7 +79,19 @@ class SISGraph:
     @property
     def active_targets(self) -> list[OutputTarget]:
         """Targets that were not run yet, in the order in which they were added."""
-        return [target for target in self._targets if not target.was_run]
+        return [target for target in self._active if not target.was_run]
+
+    @property
+    def has_active_targets(self) -> bool:
+        """Whether there is any."""
+        while self._active and next(iter(self._active)).was_run:
+            self._active.popitem(last=False)
+        return bool(self._active)
+
+    @property
+    def num_targets(self) -> int:
+        """How many targets were ever added."""
+        return len(self._targets)
 
     def add_target(self, target: OutputTarget) -> None:
         """Add a target; an equal one is not added again."""
@@ -92,33 +106,55 @@ class SISGraph:
                 )
             self.output[target.place] = target.sis_path
         self._targets[target] = None
+        if not target.was_run:
+            self._active[target] = None
         self.targets_dict[target.name] = target
 
-    def update_active_targets(self, write_output: WriteOutput | None = None) -> list[OutputTarget]:
+    def keep_targets(self, targets: Iterable[OutputTarget]) -> None:
+        """Want only these from now on; targets that are added later are wanted, too."""
+        self._targets = dict.fromkeys(targets)
+        self.targets_dict = {target.name: target for target in self._targets}
+        paths = (target for target in self._targets if isinstance(target, OutputPath))
+        self.output = {target.place: target.sis_path for target in paths}
+
+    def update_active_targets(
+        self, write_output: WriteOutput | None = None, among: Iterable[OutputTarget] | None = None
+    ) -> list[OutputTarget]:
         """Run what became done: links, reports, callbacks; returns these targets.
 
         Args:
             write_output: called with name and path instead of linking outputs.
+            among: look at these targets only.
         """
         done = []
-        for target in self.active_targets:
+        for target in self.active_targets if among is None else among:
             target.update_requirements()
             if target.is_done():
                 target.run_when_done(write_output)
+                self._active.pop(target, None)
                 done.append(target)
         return done
 
     def set_job_targets(self) -> None:
         """Note at each job which targets need it, as ``_sis_needed_for_which_targets``."""
-        names: defaultdict[Job, set[str]] = defaultdict(set)
+        names: dict[Job, set[str]] = {}
         for target in self._targets:
             for path in target.required_full_list:
                 if isinstance(path.creator, Job):
-                    names[path.creator].add(target.name)
+                    names.setdefault(path.creator, set()).add(target.name)
+        shared: set[Job] = set()  # with the user of the job: most jobs are needed for what their user is
         for job in reversed(dependencies_first(self._roots())):
-            job._sis_needed_for_which_targets = names[job]
+            wanted = job._sis_needed_for_which_targets = names[job]
             for creator in creators_of(job):
-                names[creator] |= names[job]
+                known = names.get(creator)
+                if known is None:
+                    names[creator] = wanted
+                    shared.add(creator)
+                elif not wanted <= known:
+                    if creator in shared:
+                        shared.remove(creator)
+                        known = names[creator] = set(known)
+                    known |= wanted
 
     # --- jobs ---
 
@@ -132,10 +168,18 @@ class SISGraph:
     def _order(
         self, nodes: Iterable[Any] | None = None, *, update_graph: bool = False, skip_finished: bool = False
     ) -> list[Job]:
+        folders = JobFolders()
+
+        def finished(job: Job) -> bool:
+            if job._sis_is_finished:
+                return True
+            known = gs.CACHE_FINISHED_RESULTS or not folders.lack(job._sis_path())
+            return known and job._sis_finished()
+
         def inputs(job: Job) -> Iterable[Job]:
-            if skip_finished and job._sis_finished():
+            if skip_finished and finished(job):
                 return ()
-            if update_graph and job._sis_has_updates() and not job._sis_finished():
+            if update_graph and job._sis_has_updates() and not finished(job):
                 job._sis_runnable()
             return creators_of(job)
 
@@ -261,20 +305,32 @@ class SISGraph:
             skip_finished: do not look behind finished jobs.
         """
         nodes = None if nodes is None else list(nodes)
+        states = self.job_states(nodes, engine, skip_finished=skip_finished)
+        by_state: dict[str, set[Any]] = {}
+        for job, state in states.items():
+            by_state.setdefault(state, set()).add(job)
+        for path in self._outside_inputs(nodes, states):
+            place = State.INPUT_PATH if path.available() else State.INPUT_MISSING
+            by_state.setdefault(str(place), set()).add(path.get_path())
+        return by_state
+
+    def job_states(
+        self,
+        nodes: Iterable[Any] | None = None,
+        engine: EngineBase | None = None,
+        *,
+        skip_finished: bool = False,
+    ) -> dict[Job, str]:
+        """Return the state of each job, dependencies first; arguments as for :meth:`get_jobs_by_status`."""
         while True:
             order = self._order(nodes, update_graph=True, skip_finished=skip_finished)
             num_inputs = sum(len(job._sis_inputs) for job in order)
-            by_state: dict[str, set[Any]] = {}
-            for job in order:
-                by_state.setdefault(_state_in_graph(job, engine), set()).add(job)
+            folders = JobFolders()
+            states = {job: state_in_graph(job, engine, folders) for job in order}
             if num_inputs == sum(len(job._sis_inputs) for job in order):
-                break  # else an update added inputs, and with them perhaps jobs, while we looked
-        for path in self._outside_inputs(nodes, order):
-            state = State.INPUT_PATH if path.available() else State.INPUT_MISSING
-            by_state.setdefault(str(state), set()).add(path.get_path())
-        return by_state
+                return states  # else an update added inputs, and with them perhaps jobs, while we looked
 
-    def _outside_inputs(self, nodes: Iterable[Any] | None, order: list[Job]) -> set[AbstractPath]:
+    def _outside_inputs(self, nodes: Iterable[Any] | None, order: Iterable[Job]) -> set[AbstractPath]:
         """Inputs, also of targets, that no job makes."""
         inputs = {path for job in order for path in job._sis_inputs if not isinstance(path.creator, Job)}
         if nodes is None:
@@ -287,12 +343,42 @@ class SISGraph:
         return inputs
 
 
-def _state_in_graph(job: Job, engine: EngineBase | None) -> str:
-    """The state as plain text; a held job still waits for its inputs."""
+def state_in_graph(job: Job, engine: EngineBase | None, folders: JobFolders | None = None) -> str:
+    """Return the state as plain text; a held job still waits for its inputs.
+
+    Args:
+        job: looked at after all jobs that it depends on.
+        engine: asked about running tasks.
+        folders: what is known of the folders that are there; most jobs of a new graph have none, and most
+            wait for others, so that there is nothing to look up.
+    """
+    if job._sis_is_finished:
+        return str(State.FINISHED)
+    if job._sis_broken is None and not gs.CACHE_FINISHED_RESULTS and folders is not None:
+        if folders.lack(job._sis_path()):
+            if waits_for_a_job(job) or not job._sis_runnable():
+                return str(State.WAITING if job._sis_broken is None else State.ERROR)
+            return str(State.HOLD if job._sis_hold_asked else State.RUNNABLE)
+        if waits_for_a_job(job):
+            return str(State.FINISHED if job._sis_finished() else State.WAITING)
     state = job._sis_state(engine)
     if state == State.HOLD and not job._sis_runnable():
         state = State.WAITING
     return str(state)
+
+
+def waits_for_a_job(job: Job) -> bool:
+    """Whether a job that makes one of the inputs is not known to be finished, and releases nothing before."""
+    for path in tuple(job._sis_inputs):
+        creator = path.creator
+        if (
+            isinstance(creator, Job)
+            and not creator._sis_is_finished
+            and path._available is None
+            and type(creator).path_available is Job.path_available
+        ):
+            return True
+    return False
 
 
 graph = SISGraph()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,6 +176,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr(gs, "BASE_DIR", str(tmp_path))
     monkeypatch.setattr(gs, "ALIAS_AND_OUTPUT_SUBDIR", "")
     monkeypatch.setattr(graph, "_targets", {})
+    monkeypatch.setattr(graph, "_active", OrderedDict())
     monkeypatch.setattr(graph, "output", {})
     monkeypatch.setattr(graph, "targets_dict", {})
     monkeypatch.setattr(origin, "config_modules", set())

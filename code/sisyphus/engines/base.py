@@ -11,6 +11,7 @@ The manager sleeps until something happens. An engine that notices the end of it
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class EngineBase:
 
     def __init__(self) -> None:
         self._on_change: Callable[[], None] | None = None
+        self._changes: deque[str | None] = deque()
 
     # What the scheduler answers: to be defined by engines
 
@@ -71,6 +73,10 @@ class EngineBase:
     def task_state(self, task: Task, task_id: int) -> str:
         """``queue``, ``running`` or ``queue_error``; ``unknown`` if the engine does not have it."""
         raise NotImplementedError(f"{type(self).__name__} does not define task_state")
+
+    def look(self, task: Task, task_id: int) -> str:
+        """As :meth:`task_state`, for processes that only look: nothing becomes the engine's own."""
+        return self.task_state(task, task_id)
 
     def get_task_id(self, task_id: int | None) -> int:
         """In a worker: the id it is to run, from its argument or from what the scheduler says."""
@@ -117,6 +123,21 @@ class EngineBase:
             total["vms"] += memory.vms / usage.GB
         return total
 
+    def last_run(self, task: Task, task_id: int) -> str | None:
+        """What tells the last run of a task id from all others, empty before the first.
+
+        Engines whose queue outlives the manager need not know: None, and every submission leads to a run.
+        """
+        return None
+
+    def activity(self, task: Task, task_id: int) -> float | None:
+        """Something that grows while the processes of a running task id do anything; None: not known."""
+        return None
+
+    def end_hanging(self, task: Task, task_id: int) -> bool:
+        """Kill a task id that gives no sign of life, at once; False if the engine cannot do that."""
+        return False
+
     def get_used_engine(self, name: str) -> EngineBase:
         """The engine that runs tasks sent to ``name``."""
         return self
@@ -138,10 +159,22 @@ class EngineBase:
         """Have ``on_change`` called, from any thread, whenever a state may have changed."""
         self._on_change = on_change
 
-    def notify(self) -> None:
-        """Tell the manager that a state may have changed."""
+    def notify(self, name: str | None = None) -> None:
+        """Tell the manager that a state may have changed.
+
+        Args:
+            name: what :meth:`queue_name` says of the task; None: any of them.
+        """
+        self._changes.append(name)
         if self._on_change is not None:
             self._on_change()
+
+    def take_changes(self) -> set[str | None]:
+        """What :meth:`notify` was told since this was last asked."""
+        changes = set()
+        while self._changes:  # other threads only add
+            changes.add(self._changes.popleft())
+        return changes
 
     # Requirements and the submit log
 
@@ -167,6 +200,8 @@ class EngineBase:
             return _limited(asked, task)
         last = history[-1]
         rqmt = {key: _last_value(key, value, history) for key, value in asked.items()}
+        if "exclude_nodes" in last:  # decided after a failure; the recipe does not know of it
+            rqmt.setdefault("exclude_nodes", last["exclude_nodes"])
         if update and task.started(task_id):
             used = task.get_last_usage(task_id)
             used.update(self.get_task_termination_info(task, task_id, last))
@@ -194,7 +229,8 @@ class EngineBase:
         submitted = 0
         call = task.get_worker_call()
         logpath = task.job._sis_path(gs.JOB_LOG_ENGINE)
-        for ids, rqmt in self._runnable_groups(task):
+        for ids, rqmt, after_run in self._runnable_groups(task):
+            fraction = task.job.completed_fraction()
             try:
                 engine_name, info = self.submit_call(
                     list(call), logpath, dict(rqmt), self.queue_name(task), task.name(), ids
@@ -205,25 +241,27 @@ class EngineBase:
                 **rqmt,
                 "engine_info": info,
                 "engine_name": engine_name,
-                "completed_fraction": task.job.completed_fraction(),
+                "completed_fraction": fraction,
+                **({} if after_run is None else {"after_run": after_run}),
             }
             task.job._sis_dir.append_submission(task.name(), ids, entry)
             submitted += len(ids)
         return submitted
 
-    def _runnable_groups(self, task: Task) -> Iterator[tuple[list[int], Requirements]]:
+    def _runnable_groups(self, task: Task) -> Iterator[tuple[list[int], Requirements, str | None]]:
+        """Ids that can run now, with equal requirements, and with the run that they had before."""
         startable = (gs.STATE_RUNNABLE, gs.STATE_INTERRUPTED_RESUMABLE)
-        groups: list[tuple[list[int], Requirements]] = []
+        groups: list[tuple[list[int], Requirements, str | None]] = []
         for task_id in task.task_ids():
             if task.state(self, task_id, force=True) not in startable:
                 continue
-            rqmt = self.get_rqmt(task, task_id)
-            for ids, known in groups:
-                if known == rqmt:
+            known = self.get_rqmt(task, task_id), self.last_run(task, task_id)
+            for ids, *of_group in groups:
+                if tuple(of_group) == known:
                     ids.append(task_id)
                     break
             else:
-                groups.append(([task_id], rqmt))
+                groups.append(([task_id], *known))
         yield from groups
 
 
@@ -284,6 +322,10 @@ class EngineSelector(EngineBase):
         for engine in self._distinct():
             engine.connect(on_change)
 
+    def take_changes(self) -> set[str | None]:
+        """Those of all engines."""
+        return {name for engine in self._distinct() for name in engine.take_changes()}
+
     def start_engine(self) -> None:
         """Start each engine once."""
         for engine in self._distinct():
@@ -325,6 +367,10 @@ class EngineSelector(EngineBase):
         """As the engine of the task says."""
         return self._of(task).task_state(task, task_id)
 
+    def look(self, task: Task, task_id: int) -> str:
+        """As the engine of the task says."""
+        return self._of(task).look(task, task_id)
+
     def get_task_id(self, task_id: int | None) -> int:
         """As the default engine says; workers ask the engine of their task."""
         return self.get_used_engine(self.default_engine).get_task_id(task_id)
@@ -336,6 +382,18 @@ class EngineSelector(EngineBase):
     def init_worker(self, task: Task) -> None:
         """As the engine of the task does."""
         self._of(task).init_worker(task)
+
+    def last_run(self, task: Task, task_id: int) -> str | None:
+        """As the engine of the task says."""
+        return self._of(task).last_run(task, task_id)
+
+    def activity(self, task: Task, task_id: int) -> float | None:
+        """As the engine of the task says."""
+        return self._of(task).activity(task, task_id)
+
+    def end_hanging(self, task: Task, task_id: int) -> bool:
+        """As the engine of the task does."""
+        return self._of(task).end_hanging(task, task_id)
 
     def get_task_termination_info(self, task: Task, task_id: int, submit_info: SubmitInfo) -> dict[str, Any]:
         """As the engine that ran it says."""

@@ -12,13 +12,15 @@ import os
 import signal
 import subprocess
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import sisyphus.global_settings as gs
 from sisyphus.engines.base import EngineBase, Requirements
+from sisyphus.engines.local_queue import Amounts, Entry, Key, LocalQueue
 from sisyphus.errors import EngineError, RefusedError
+from sisyphus.fork_server.client import ForkServers
 from sisyphus.job_dir import task_entry
 from sisyphus.running import usage
 from sisyphus.running.task_log import open_log
@@ -28,24 +30,6 @@ if TYPE_CHECKING:
 
 _RECORD = "local"
 """Files ``engine/local.TASK.ID``: the process of a task, and what it was given."""
-
-_Key = tuple[str, int]
-"""Queue name and task id."""
-
-
-@dataclass
-class _Entry:
-    """One task id that is queued or running."""
-
-    key: _Key
-    rqmt: Requirements
-    call: list[str] = field(default_factory=list)
-    log: str = ""
-    markers: tuple[str, ...] = ()
-    """Files of which one is there when the task ended by itself: finished, error."""
-    record: str = ""
-    pid: int | None = None
-    devices: list[str] = field(default_factory=list)
 
 
 class LocalEngine(EngineBase):
@@ -76,10 +60,11 @@ class LocalEngine(EngineBase):
             self._total["gpu"] = len(names)
         self._free_devices = _devices(int(self._total["gpu"]), names)
         self._free = dict(self._total)
-        self._queue: list[_Entry] = []
-        self._running: dict[_Key, _Entry] = {}
-        self._refused: dict[_Key, str] = {}
+        self._queue = LocalQueue()
+        self._running: dict[Key, Entry] = {}
+        self._refused: dict[Key, str] = {}
         self._stopped = False
+        self._fork_servers = ForkServers()
         self._changed = threading.Condition(threading.RLock())
 
     @property
@@ -96,6 +81,7 @@ class LocalEngine(EngineBase):
         with self._changed:
             self._stopped = True
             self._queue.clear()
+            self._fork_servers.close()
 
     def get_default_rqmt(self, task: Task) -> Requirements:
         """One cpu, 1 GB, one hour (the time is not enforced)."""
@@ -131,9 +117,10 @@ class LocalEngine(EngineBase):
                 self._refused.pop((name, task_id), None)
                 markers = _markers(job_dir, task_name, task_id)
                 record = os.path.join(logpath, task_entry(_RECORD, task_name, task_id))
-                self._queue.append(_Entry((name, task_id), rqmt, [*call, str(task_id)], log, markers, record))
+                entry = Entry((name, task_id), rqmt, [*call, str(task_id)], log, markers, record)
+                self._queue.add(entry, self._amounts(rqmt))
             self._start_fitting()
-        self.notify()
+        self.notify(name)
         return "local", (name, list(task_ids))
 
     def task_state(self, task: Task, task_id: int) -> str:
@@ -142,7 +129,7 @@ class LocalEngine(EngineBase):
         with self._changed:
             if key in self._running:
                 return gs.STATE_RUNNING
-            if any(entry.key == key for entry in self._queue):
+            if key in self._queue:
                 return gs.STATE_QUEUE
             if key in self._refused:
                 return gs.STATE_QUEUE_ERROR
@@ -150,11 +137,16 @@ class LocalEngine(EngineBase):
                 return gs.STATE_RUNNING
         return gs.STATE_UNKNOWN
 
+    def look(self, task: Task, task_id: int) -> str:
+        """Whether its process lives, whichever manager started it; the queue of another one is not known."""
+        return gs.STATE_UNKNOWN if self._living_process(task, task_id) is None else gs.STATE_RUNNING
+
     def cancel(self, task: Task, patience_s: float = 10.0) -> None:
         """Stop all ids of a task: SIGTERM to their sessions, and SIGKILL after ``patience_s``."""
         name = self.queue_name(task)
         with self._changed:
-            self._queue = [entry for entry in self._queue if entry.key[0] != name]
+            for key in [entry.key for entry in self._queue if entry.key[0] == name]:
+                self._queue.remove(key)
             running = [entry for entry in self._running.values() if entry.key[0] == name]
             for signal_number in (signal.SIGTERM, signal.SIGKILL):
                 for entry in running:
@@ -168,7 +160,42 @@ class LocalEngine(EngineBase):
             f"{name} does not end: stop the processes {[entry.pid for entry in running]} by hand."
         )
 
+    def last_run(self, task: Task, task_id: int) -> str:
+        """The process that was started last: the queue is gone when the manager ends, and submitted again."""
+        path = os.path.join(task.path(gs.JOB_LOG_ENGINE), task_entry(_RECORD, task.name(), task_id))
+        record = usage.read(path)
+        return "" if record is None else f"{record.get('pid')} {record.get('process_start')}"
+
+    def activity(self, task: Task, task_id: int) -> float | None:
+        """Cpu seconds of the process and its children."""
+        import psutil  # asked of tasks that were silent for long
+
+        entry = self._running.get((self.queue_name(task), task_id))
+        if entry is None or entry.pid is None:
+            return None
+        try:
+            process = psutil.Process(entry.pid)
+            times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+        except psutil.Error:  # it has just ended
+            return None
+        return sum(each.user + each.system for each in times)
+
+    def end_hanging(self, task: Task, task_id: int) -> bool:
+        """SIGKILL to its session: it would not hear anything else."""
+        with self._changed:
+            entry = self._running.get((self.queue_name(task), task_id))
+            if entry is None:
+                return False
+            _signal(entry, signal.SIGKILL)
+        return True
+
     def _check(self, rqmt: Requirements, name: str) -> None:
+        if usage.hostname() in rqmt.get("exclude_nodes", ()):
+            raise RefusedError(
+                f"{name} must not run on {usage.hostname()} any more (a failure excluded it), and the local "
+                "engine has no other machine. Send it to a cluster engine, or mend what it failed of and "
+                "remove its submit_log."
+            )
         if rqmt.get("multi_node_slots", 1) > 1:
             raise RefusedError(
                 f"{name} asks for multi_node_slots={rqmt['multi_node_slots']}, but the local engine is one "
@@ -185,7 +212,7 @@ class LocalEngine(EngineBase):
                     f"LocalEngine({resource}=...) more in the settings file."
                 )
 
-    def _adopt(self, task: Task, task_id: int, key: _Key) -> bool:
+    def _adopt(self, task: Task, task_id: int, key: Key) -> bool:
         """Count a process that this engine did not start; False if there is none."""
         used = self._living_process(task, task_id)
         if used is None:
@@ -195,10 +222,10 @@ class LocalEngine(EngineBase):
         taken = [name for name in devices if name in self._free_devices]
         markers = _markers(task.job._sis_path(), task.name(), task_id)
         rqmt = dict(used.get("requested_resources") or {})
-        entry = _Entry(key, rqmt, markers=markers, pid=pid, devices=taken)
+        entry = Entry(key, rqmt, markers=markers, pid=pid, devices=taken)
         logging.info("Found running: %s %s (process %d)", task.job, task.name(), pid)
         self._take(entry)
-        self._watch(entry, _wait_for_stranger, pid)
+        self._watch(entry, lambda: _wait_for_stranger(pid))
         return True
 
     @staticmethod
@@ -212,18 +239,18 @@ class LocalEngine(EngineBase):
                 return used
         return None
 
+    def _amounts(self, rqmt: Requirements) -> Amounts:
+        return tuple(rqmt.get(resource, 0) for resource in self._total)
+
     def _start_fitting(self) -> None:
         """Start queued tasks in their order; later ones may overtake one that does not fit."""
-        for entry in list(self._queue):
-            if self._stopped or not self._fits(entry):
-                continue
-            self._queue.remove(entry)
+        while not self._stopped and (entry := self._queue.take_first(self._fits)) is not None:
             self._start(entry)
 
-    def _fits(self, entry: _Entry) -> bool:
-        return all(entry.rqmt.get(resource, 0) <= free for resource, free in self._free.items())
+    def _fits(self, amounts: Amounts) -> bool:
+        return all(amount <= free for amount, free in zip(amounts, self._free.values(), strict=True))
 
-    def _start(self, entry: _Entry) -> None:
+    def _start(self, entry: Entry) -> None:
         if Path(entry.markers[0]).exists():  # another manager was faster
             return
         entry.devices = self._free_devices[: int(entry.rqmt.get("gpu", 0))]
@@ -232,24 +259,34 @@ class LocalEngine(EngineBase):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(entry.devices)
         try:
             with open_log(entry.log) as log:
-                process = subprocess.Popen(
-                    entry.call,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env=environment,
-                )
+                entry.pid, wait = self._start_process(entry, environment, log)
         except OSError as error:
             self._refused[entry.key] = f"cannot start {entry.call[0]!r}: {error}. Check the worker wrapper."
             logging.error("%s: %s", entry.key[0], self._refused[entry.key])
             return
-        entry.pid = process.pid
         self._note(entry)
         self._take(entry)
-        self._watch(entry, process.wait)
+        self._watch(entry, wait)
+        self.notify(entry.key[0])
 
-    def _note(self, entry: _Entry) -> None:
+    def _start_process(
+        self, entry: Entry, environment: dict[str, str], log: BinaryIO
+    ) -> tuple[int, Callable[[], object]]:
+        """Its pid, and what returns when it has ended."""
+        forked = self._fork_servers.fork(entry.call, environment, entry.rqmt.get("cpu", 1), log.fileno())
+        if forked is not None:
+            return forked.pid, forked.wait
+        process = subprocess.Popen(
+            entry.call,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
+        return process.pid, process.wait
+
+    def _note(self, entry: Entry) -> None:
         """Note the process for later managers: they may come before the worker has written its usage file."""
         assert entry.pid is not None, "it was started"
         devices = ",".join(entry.devices)
@@ -259,17 +296,17 @@ class LocalEngine(EngineBase):
         except OSError as error:
             logging.warning("Cannot note process %d in %s: %s", entry.pid, entry.record, error)
 
-    def _take(self, entry: _Entry) -> None:
+    def _take(self, entry: Entry) -> None:
         self._running[entry.key] = entry
         self._free_devices = [name for name in self._free_devices if name not in entry.devices]
         for resource in self._free:
             self._free[resource] -= entry.rqmt.get(resource, 0)
 
-    def _watch(self, entry: _Entry, wait: Any, *args: Any) -> None:
+    def _watch(self, entry: Entry, wait: Callable[[], object]) -> None:
         """Give back what the entry holds as soon as ``wait`` returns."""
 
         def release() -> None:
-            wait(*args)
+            wait()
             _end_what_is_left(entry)
             with self._changed:
                 del self._running[entry.key]
@@ -278,7 +315,7 @@ class LocalEngine(EngineBase):
                     self._free[resource] += entry.rqmt.get(resource, 0)
                 self._start_fitting()
                 self._changed.notify_all()
-            self.notify()
+            self.notify(entry.key[0])
 
         threading.Thread(target=release, name=f"wait for {entry.key[0]}", daemon=True).start()
 
@@ -305,7 +342,7 @@ def _markers(job_dir: str, task_name: str, task_id: int) -> tuple[str, ...]:
     return tuple(os.path.join(job_dir, task_entry(kind, task_name, task_id)) for kind in kinds)
 
 
-def _end_what_is_left(entry: _Entry) -> None:
+def _end_what_is_left(entry: Entry) -> None:
     """Kill the children of an interrupted task: its next run would find them at work in the same folder."""
     assert entry.pid is not None, "it was started"
     if any(Path(marker).exists() for marker in entry.markers):
@@ -320,7 +357,7 @@ def _end_what_is_left(entry: _Entry) -> None:
     logging.info("%s was interrupted, ended the processes that it left", entry.key[0])
 
 
-def _signal(entry: _Entry, signal_number: int) -> None:
+def _signal(entry: Entry, signal_number: int) -> None:
     pid = entry.pid
     assert pid is not None, "running entries have a process"
     try:
