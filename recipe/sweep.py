@@ -79,8 +79,10 @@ class BestMergeJob(Job):
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
+        from merging.evaluation.metrics import check_maximised
         from merging.merge.streaming import merge_checkpoints
 
+        check_maximised(self.metric)
         scores = [self._score(point["evaluation"]) for point in self.points]
         best = max(range(len(scores)), key=scores.__getitem__)  # the first of equal ones
         merge_checkpoints(**self.points[best]["merge"], out=self.out_model)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from merging.errors import CheckpointError, OptionError
 from merging.files import hub
 from merging.files.checkpoints import INDEX_NAME, WEIGHTS_NAME, current_name, open_checkpoint
 from merging.registry import unknown
+from merging.sources.adapter_folder import PREFIX, is_adapter, read_adapter_config
 
 if TYPE_CHECKING:
     import transformers
@@ -37,6 +40,9 @@ _DROPOUT_FIELDS = (
     "summary_first_dropout",
 )
 
+_ADAPTER_NAME = re.compile(r"\.default(?=\.|$)")
+"""What peft calls an adapter in a model's parameters, and leaves out in files."""
+
 _PROCESSOR_FILES = {
     "AutoTokenizer": (
         "tokenizer.json",
@@ -51,7 +57,7 @@ _PROCESSOR_FILES = {
 
 
 def locate(model: str | os.PathLike[str]) -> str:
-    """Return the model's folder, or its Hub id unchanged.
+    """Return the folder of the model, or of the adapter, or its Hub id unchanged.
 
     Raises:
         CheckpointError: a path that does not exist, or a folder without ``config.json``.
@@ -59,7 +65,7 @@ def locate(model: str | os.PathLike[str]) -> str:
     name = os.fspath(model)
     folder = Path(name)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / "config.json").is_file() and not is_adapter(folder):
             raise CheckpointError(
                 f"{name} is no model folder: it has no config.json, but "
                 f"{', '.join(sorted(entry.name for entry in folder.iterdir())[:10]) or 'nothing'}. "
@@ -72,7 +78,7 @@ def locate(model: str | os.PathLike[str]) -> str:
 
 
 def read_config(name: str) -> transformers.PretrainedConfig:
-    """Return the configuration of a model folder or Hub id.
+    """Return the configuration of a model folder or Hub id; of an adapter, that of its base.
 
     Raises:
         CheckpointError: ``config.json`` cannot be read.
@@ -80,6 +86,7 @@ def read_config(name: str) -> transformers.PretrainedConfig:
     """
     from transformers import AutoConfig
 
+    name = _base_of(name)
     hub.check_model(name)
     try:
         return AutoConfig.from_pretrained(name)
@@ -178,13 +185,21 @@ def load(
 
     Args:
         auto_class: of transformers, e.g. "AutoModelForSequenceClassification", or a class of models.
-        folder: model folder or Hub id.
+        folder: model folder or Hub id, or the folder of a LoRA or (IA)3 adapter: then its base with the
+            adapter in it, whose parameters are the only ones that are not frozen.
         tensors: weights in place of the folder's, under the names that they have in model files.
 
     Raises:
         CheckpointError: weights are missing, damaged, of other shapes, or not finite.
     """
     name = locate(folder)
+    if is_adapter(name):
+        if tensors is not None:
+            raise CheckpointError(
+                f"{name} is an adapter, and other weights were to be put in its place. Write them as a model "
+                "and load that."
+            )
+        return _with_adapter(load(auto_class, _base_of(name)), name)
     with quiet():
         model, info = _from_pretrained(auto_class, name, read_config(name), tensors)
     if info["missing_keys"]:
@@ -196,10 +211,13 @@ def as_stored(model: transformers.PreTrainedModel, tensors: Mapping[str, Tensor]
     """Rename (and split or join) tensors from the names in the loaded model to those in its files.
 
     transformers renames the parameters of some architectures (ViT) when it loads them, and back when it
-    saves. What was renamed for good (``current_name``) keeps its new name.
+    saves. What was renamed for good (``current_name``) keeps its new name. Parameters of an adapter have
+    the names of its files.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
+    if hasattr(model, "peft_config"):
+        return {PREFIX + _ADAPTER_NAME.sub("", name): tensor for name, tensor in tensors.items()}
     stored = revert_weight_conversion(model, dict(tensors))
     return {current_name(name): tensor for name, tensor in stored.items()}
 
@@ -222,7 +240,7 @@ def has_processor(auto_class: str, model: str | os.PathLike[str]) -> bool:
 
 
 def load_processor(auto_class: str, model: str | os.PathLike[str], **options: Any) -> Any:
-    """Return the tokenizer or image processor that lies beside a model.
+    """Return the tokenizer or image processor that lies beside a model, or beside an adapter or its base.
 
     Raises:
         CheckpointError: the folder has none, or it is damaged.
@@ -231,6 +249,8 @@ def load_processor(auto_class: str, model: str | os.PathLike[str], **options: An
     import transformers
 
     name = locate(model)
+    if not has_processor(auto_class, name):
+        name = _base_of(name)
     kind = auto_class.removeprefix("Auto")
     if not has_processor(auto_class, name):
         raise CheckpointError(  # transformers would make a tokenizer without words
@@ -295,6 +315,43 @@ def _build(
             return getattr(transformers, auto_class).from_config(config).float(), []
         loaded, info = _from_pretrained(auto_class, locate(model), config)
     return loaded, sorted(info["missing_keys"])
+
+
+def _base_of(name: str) -> str:
+    """What an adapter was trained on; any other model is its own base.
+
+    Raises:
+        CheckpointError: the adapter does not say it, or it is not there.
+    """
+    if not is_adapter(name):
+        return name
+    base = read_adapter_config(Path(name), label="adapter").base_model
+    if base is None:
+        raise CheckpointError(
+            f"{name}: adapter_config.json names no base model. Write its folder or Hub id there, as "
+            "base_model_name_or_path."
+        )
+    return locate(base)
+
+
+def _with_adapter(model: transformers.PreTrainedModel, folder: str) -> transformers.PreTrainedModel:
+    """Put an adapter into its base; only its parameters require gradients afterwards."""
+    import torch
+
+    try:
+        import peft
+    except ImportError as error:
+        raise CheckpointError(
+            f"{folder} is an adapter, and running one needs peft, which is not installed: pip install peft. "
+            "Merging adapters does not need it."
+        ) from error
+    with quiet(), warnings.catch_warnings():  # peft asks for what transformers calls otherwise today
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        adapted = peft.PeftModel.from_pretrained(model, folder, is_trainable=True).get_base_model()
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise CheckpointError(f"{folder}: {name} has NaN or infinite values. Train the adapter again.")
+    return adapted.eval()
 
 
 def _incomplete(name: str, model: transformers.PreTrainedModel, missing: Sequence[str]) -> CheckpointError:

@@ -207,8 +207,13 @@ def merged_factors(method: str, options: Mapping[str, Any], opened: Adapters) ->
     return {module: Update(a=merged[f"{module}.lora_A"], b=merged[f"{module}.lora_B"]) for module in modules}
 
 
-def merged_vectors(method: str, options: Mapping[str, Any], opened: Adapters) -> dict[str, Tensor]:
-    """A method on the vectors of (IA)3; theta_0 and modules that an adapter lacks are ones."""
+def merged_vectors(
+    method: str, options: Mapping[str, Any], opened: Adapters, extras: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """A method on the vectors of (IA)3; theta_0 and modules that an adapter lacks are ones.
+
+    ``extras`` are what else the method asks for, by ``<module>.weight``; see :func:`merge_tensors`.
+    """
     import torch
 
     lengths = {
@@ -232,7 +237,7 @@ def merged_vectors(method: str, options: Mapping[str, Any], opened: Adapters) ->
             }
             for task, adapter in opened.items()
         },
-        extras={},
+        extras=extras,
     )
     return {module: merged[names[module]] for module in modules}
 

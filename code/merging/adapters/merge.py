@@ -37,6 +37,7 @@ from merging.adapters.extraction import Losses, check_rank
 from merging.adapters.inherited import Saved, dtype_of, layouts_of, on_inputs, saved_tensors, settings_of
 from merging.adapters.low_rank import Update, concat, linear
 from merging.adapters.opened import Adapters, low_ranks
+from merging.adapters.statistics import check_statistics, of_vectors
 from merging.adapters.writing import write_lora, write_vectors
 from merging.errors import CheckpointError, OptionError
 from merging.files.publishing import published_folder
@@ -65,11 +66,12 @@ def merge_adapters(
     result: Result = "dense",
     rank: int | None = None,
     saved: Saved = "error",
+    statistics: Mapping[str, Mapping[str, PathLike]] | None = None,
 ) -> Losses | None:
     """Merge adapters into a new folder, with a ``merge.json`` that says what was merged from what.
 
     Args:
-        method: a file in ``merging/methods`` that needs no statistics.
+        method: a file in ``merging/methods``; one that needs statistics with result "vectors" only.
         options: fields of its ``Options``; see ``merging.schedules``. Names in filters are
             ``<module>.weight`` (for factors ``<module>.lora_A`` and ``<module>.lora_B``).
         adapters: folder of each adapter by task.
@@ -81,6 +83,8 @@ def merge_adapters(
         saved: what an adapter result does with tensors that adapters store whole (heads, biases) where they
             differ: an error, their mean over the adapters that have them, or leave them out. ``dense``
             merges them by the method.
+        statistics: ``{"blocks": {task: folder}}`` or ``{"hessians": ...}``: Hessian folders of the adapters,
+            for result "vectors".
 
     Returns:
         What truncation lost, for ``svd``.
@@ -89,7 +93,8 @@ def merge_adapters(
         OptionError: a wrong option, or a result that does not go with method or adapters.
         CheckpointError: an adapter is damaged, of an unsupported kind, or does not fit the others.
     """
-    _check_arguments(method, options, adapters, base, result, rank, saved)
+    statistics = statistics or {}
+    _check_arguments(method, options, adapters, base, result, rank, saved, statistics)
     if result == "dense":
         merge_checkpoints(method=method, options=options, base=base, models=adapters, extras={}, out=out)
         return None
@@ -111,7 +116,7 @@ def merge_adapters(
     }
     losses: Losses | None = None
     if result == "vectors":
-        vectors = merged_vectors(method, options, opened)
+        vectors = merged_vectors(method, options, opened, of_vectors(statistics, opened))
         with published_folder(out) as folder:
             write_vectors(
                 folder,
@@ -157,6 +162,7 @@ def _check_arguments(
     result: str,
     rank: int | None,
     saved: str,
+    statistics: Mapping[str, Mapping[str, PathLike]],
 ) -> None:
     """What can be said before anything is opened."""
     if result not in RESULTS:
@@ -177,7 +183,8 @@ def _check_arguments(
             "adapters: result='dense' is a whole model and needs base, the model that the adapters were "
             "trained on. Pass it, or choose a result that is an adapter, such as 'svd'."
         )
-    methods.check_call(method, options, {}, tasks=sorted(adapters), has_base=True)
+    check_statistics(statistics, result)
+    methods.check_call(method, options, statistics, tasks=sorted(adapters), has_base=True)
     for task, folder in adapters.items():
         if not is_adapter(folder) and result != "dense":
             raise CheckpointError(

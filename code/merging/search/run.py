@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging import tasks
 from merging.errors import DataError
+from merging.evaluation import metrics
 from merging.files.publishing import published_folder
 from merging.merge.streaming import open_merge
 from merging.search.greedy import greedy_soup
@@ -66,6 +67,7 @@ def search(
     )
     trials = _Trials(Path(work) / TRIALS_NAME)
     metric = parsed.metric or tasks.load(task_type).MAIN_METRIC
+    metrics.check_maximised(metric)
     evaluator = None
 
     def objective(chosen: Mapping[str, Any]) -> float:

@@ -13,7 +13,7 @@ from merging.files.checkpoints import INDEX_NAME, WEIGHTS_NAME, current_name, op
 from merging.merge.compatibility import read_config
 from merging.sources import Source
 from merging.sources.adapter import AdapterSource
-from merging.sources.adapter_folder import is_adapter
+from merging.sources.adapter_folder import AdapterFolder, is_adapter
 from merging.sources.pickled import PickledCheckpoint
 
 PICKLED_NAME = "pytorch_model.bin"
@@ -76,6 +76,17 @@ def open_model(
         model = open_checkpoint(folder, label=label)
     _refuse_quantised_tensors(model)
     return model
+
+
+def open_parameters(folder: str | os.PathLike[str], *, label: str) -> Model:
+    """Open what was trained: a model folder, or the tensors of an adapter by themselves.
+
+    Raises:
+        CheckpointError: as for :func:`open_model`.
+    """
+    if is_adapter(folder):
+        return AdapterFolder(folder, label=label)
+    return open_model(folder, label=label)
 
 
 def _open_pickled(folder: Path, label: str) -> PickledCheckpoint:

@@ -124,7 +124,7 @@ def start_token(config: transformers.PretrainedConfig, folder: str) -> int | Non
     """Return the token that a decoder starts with: the configuration's, else of the generation settings."""
     from transformers import GenerationConfig
 
-    start = getattr(config, "decoder_start_token_id", None)
+    start: int | None = getattr(config, "decoder_start_token_id", None)
     if start is None:
         try:
             start = GenerationConfig.from_pretrained(folder).decoder_start_token_id

@@ -33,7 +33,7 @@ def token_log_likelihoods(scores: Tensor, labels: Tensor) -> Tensor:
     chosen = labels.where(counted, 0).flatten().unsqueeze(-1)
     rows = max(1, _CHUNK_ELEMENTS // scores.shape[-1])
     pieces = []
-    for piece, label in zip(scores.flatten(0, 1).split(rows), chosen.split(rows), strict=True):
+    for piece, label in zip(torch.split(scores.flatten(0, 1), rows), torch.split(chosen, rows), strict=True):
         exact = piece.to(torch.promote_types(piece.dtype, torch.float32))
         pieces.append(exact.gather(-1, label).squeeze(-1) - exact.logsumexp(-1))
     return torch.cat(pieces).view_as(labels).where(counted, 0.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+from merging.errors import OptionError
 from merging.evaluation import metrics
 
 PAIRS = [
@@ -20,8 +21,8 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("place", "name"), enumerate(("exact_match", "token_f1", "rouge_l"), start=2))
-def test_texts_are_scored_one_by_one(place: int, name: str) -> None:
+@pytest.mark.parametrize(("name", "place"), [("exact_match", 2), ("token_f1", 3), ("rouge_l", 4)])
+def test_texts_are_scored_one_by_one(name: str, place: int) -> None:
     expected = [row[place] for row in PAIRS]
     for row, value in zip(PAIRS, expected, strict=True):
         assert metrics.compute(name, [row[0]], [row[1]]) == pytest.approx(value), row
@@ -45,7 +46,9 @@ def test_metrics_say_what_they_are() -> None:
     assert not metrics.reads_predictions("perplexity")
     assert metrics.reads_predictions("rouge_l") and metrics.reads_predictions("accuracy")
     assert not metrics.is_share("perplexity") and metrics.is_share("token_f1")
-    assert not metrics.greater_is_better("perplexity") and metrics.greater_is_better("accuracy")
+    metrics.check_maximised("accuracy")
+    with pytest.raises(OptionError, match="of perplexity less is better"):
+        metrics.check_maximised("perplexity")
 
 
 @pytest.mark.parametrize("name", ["token_f1", "perplexity"])

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from merging.errors import UnknownNameError
+from merging.errors import OptionError, UnknownNameError
 from merging.registry import Registry, unknown
 
 if TYPE_CHECKING:
@@ -111,9 +111,12 @@ def is_share(name: str) -> bool:
     return bool(getattr(_module(name), "IS_SHARE", True))
 
 
-def greater_is_better(name: str) -> bool:
-    """Whether the best model is the one with the greatest value."""
-    return bool(getattr(_module(name), "GREATER_IS_BETTER", True))
+def check_maximised(name: str) -> None:
+    """Raise OptionError for a metric of which less is better, which nothing may be chosen by."""
+    if not getattr(_module(name), "GREATER_IS_BETTER", True):
+        raise OptionError(
+            f"of {name} less is better, and models are chosen by the greatest value. Choose by another one."
+        )
 
 
 def _module(name: str) -> ModuleType:

@@ -6,6 +6,9 @@ import numpy as np
 
 from merging.evaluation.metrics import _numbers  # a class would be taken for the metric by evaluate.load
 
+IS_SHARE = False
+GREATER_IS_BETTER = False
+
 
 def score(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return the mean squared error, 0 or more, of (N,) numbers."""
