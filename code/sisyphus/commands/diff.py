@@ -13,6 +13,7 @@ from sisyphus import global_settings as gs
 from sisyphus.errors import SisyphusError
 from sisyphus.explaining.graph_diff import Cause, GraphDiff, compare
 from sisyphus.explaining.revisions import checkout, snapshots
+from sisyphus.explaining.saved_jobs import class_of
 from sisyphus.explaining.snapshot import JobSnapshot, Snapshot
 from sisyphus.job_dir import JobDir
 from sisyphus.records.job_record import read_records, wall_seconds
@@ -21,6 +22,7 @@ from sisyphus.terminal.overview import duration
 
 _LONGEST = 200
 """Letters of a value that are shown."""
+_MOST_SHOWN = 20
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,33 +105,58 @@ def _say(found: GraphDiff, old: Snapshot, new: Snapshot, times: _Times) -> None:
         f"orphaned  {count(len(found.orphaned), 'job')}, {len(orphaned)} of them finished: "
         f"{duration(times.total(orphaned))} of compute are no longer used"
     )
-    for cause in found.causes:
+    for causes in _alike(found.causes):
         say()
-        _say_cause(cause, new.jobs[cause.job_id])
-    if found.orphaned:
-        say("\norphaned:")
-        for job_id in found.orphaned:
+        _say_causes(causes, new)
+    _say_orphaned(found, old)
+
+
+def _say_orphaned(found: GraphDiff, old: Snapshot) -> None:
+    """Orphaned jobs, apart from those that another one replaces."""
+    replaced = {cause.before for cause in found.causes if cause.replaces}
+    left = [job_id for job_id in found.orphaned if job_id not in replaced]
+    if left:
+        say(f"\norphaned{', beside those that are replaced' if replaced else ''}: {_jobs_by_class(left)}")
+        for job_id in left[:_MOST_SHOWN]:
             say(f"  {_named(job_id, old.jobs[job_id])}")
+        if len(left) > _MOST_SHOWN:
+            say(f"  and {len(left) - _MOST_SHOWN} more; --json lists all")
+
+
+def _alike(causes: Iterable[Cause]) -> list[list[Cause]]:
+    """Causes of one class with the same changes, those with the most followers first."""
+    groups: dict[object, list[Cause]] = {}
+    for cause in causes:
+        changes = tuple((change.where, change.old, change.new) for change in cause.changes)
+        alone = cause.job_id if not changes else ""
+        groups.setdefault((class_of(cause.job_id), cause.replaces, changes, alone), []).append(cause)
+    return sorted(groups.values(), key=lambda group: -sum(1 + len(cause.followers) for cause in group))
 
 
 def _named(job_id: str, job: JobSnapshot) -> str:
     return f"{job_id} ({', '.join(job.names)})" if job.names else job_id
 
 
-def _say_cause(cause: Cause, job: JobSnapshot) -> None:
-    say(f"new: {_named(cause.job_id, job)}")
+def _say_causes(causes: Sequence[Cause], new: Snapshot) -> None:
+    first = causes[0]
+    job = new.jobs[first.job_id]
+    more = "" if len(causes) == 1 else f" and {len(causes) - 1} more {job.saved.class_name}"
+    say(f"new: {_named(first.job_id, job)}{more}")
     if job.made_at:
         say(f"  made at {job.made_at}")
-    if not cause.before:
+    others = "" if len(causes) == 1 else ", each of its own"
+    if not first.before:
         say(f"  there was no {job.saved.class_name} before")
-    elif cause.replaces:
-        say(f"  in place of {cause.before}, because")
+    elif first.replaces:
+        say(f"  in place of {first.before}{others}, because")
     else:
-        say(f"  beside {cause.before}, from which it differs in")
-    for change in cause.changes:
+        say(f"  beside {first.before}{others}, from which it differs in")
+    for change in first.changes:
         say(f"    {change.where}: {_shortened(change.old)} -> {_shortened(change.new)}")
-    if cause.followers:
-        say(f"  and so also {_jobs_by_class(cause.followers)}")
+    own = {cause.job_id for cause in causes}
+    followers = {job_id: None for cause in causes for job_id in cause.followers if job_id not in own}
+    if followers:
+        say(f"  and so also {_jobs_by_class(list(followers))}")
 
 
 def _jobs_by_class(job_ids: Sequence[str]) -> str:

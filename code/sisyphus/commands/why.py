@@ -8,6 +8,7 @@ from typing import Any
 
 from sisyphus.commands import jobs_by_name
 from sisyphus.errors import SisyphusError
+from sisyphus.explaining.described import Node
 from sisyphus.explaining.differences import Difference, differences
 from sisyphus.explaining.identity import left_out_of_id
 from sisyphus.explaining.saved_jobs import SavedJob, class_of, read_saved_job, save_in_memory
@@ -15,6 +16,8 @@ from sisyphus.explaining.siblings import Folders, closest
 from sisyphus.graph import dependencies_first
 from sisyphus.terminal.answers import count, say, say_json
 
+_WIDTH = 100
+"""Letters of a value that are put on one line if it has parts."""
 _LONGEST = 300
 """Letters of a value that are shown; ``--json`` has all of them."""
 
@@ -64,13 +67,23 @@ def _say_job(named: jobs_by_name.Named, job: SavedJob, left_out: frozenset[str])
     say("arguments that make the id:")
     for name, node in sorted(job.arguments.items()):
         if name not in left_out:
-            say(f"  {name}: {_shortened(str(node))}")
+            _say_argument(f"  {name}", node)
     if job.version:
         say(f"  __sis_version__: {job.version}")
     if left_out:
         say("arguments that do not count:")
         for name in sorted(left_out):
             say(f"  {name}: {_shortened(str(job.arguments[name]))}")
+
+
+def _say_argument(place: str, node: Node) -> None:
+    """A value on one line, or if that gets long, each of its parts on a line of its own."""
+    text = str(node)
+    if len(text) <= _WIDTH or not node.parts:
+        say(f"{place}: {_shortened(text)}")
+        return
+    for label, part in node.parts.items():
+        _say_argument(f"{place}{label}", part)
 
 
 def _state(named: jobs_by_name.Named) -> str:

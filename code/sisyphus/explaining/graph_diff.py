@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sisyphus.explaining.described import MISSING, Node
+from sisyphus.explaining.described import Node
 from sisyphus.explaining.differences import Difference, own_differences
 from sisyphus.explaining.saved_jobs import SavedJob
 from sisyphus.explaining.snapshot import JobSnapshot, Snapshot
 
-_MOST_COMPARED = 500
-"""Jobs of a class that are looked at to find the one that a new one was."""
+_MOST_COMPARED = 50
+"""Jobs that are looked at to find the one that a new one was."""
 
 
 @dataclass(frozen=True)
@@ -61,66 +62,97 @@ class _Partners:
     """Which job of the old graph a new one was."""
 
     def __init__(self, old: Snapshot, orphaned: Sequence[str]) -> None:
-        self._old = old
         self._found: dict[str, str] = {}
-        self._free: dict[str, dict[str, JobSnapshot]] = {}
-        self._by_arguments: dict[tuple[str, str, str], str] = {}
-        for job_id in orphaned:
-            job = old.jobs[job_id]
-            self._free.setdefault(job.saved.class_name, {})[job_id] = job
-            self._by_arguments[_key(job.saved, {})] = job_id
-        self._all: dict[str, list[JobSnapshot]] = {}
-        for job in old.jobs.values():
-            self._all.setdefault(job.saved.class_name, []).append(job)
+        self._orphaned = _Index(old.jobs[job_id] for job_id in orphaned)
+        self._all = _Index(old.jobs.values())
 
     def explain(self, job: JobSnapshot) -> Cause | None:
         """Find the partner of a new job; None if nothing but its inputs is new."""
         saved = job.saved
-        free = self._free.get(saved.class_name, {})
-        same = self._by_arguments.get(_key(saved, self._found))
-        if same in free:
-            self._found[saved.job_id] = same
-            del free[same]
+        arguments = {name: _text(node, self._found) for name, node in saved.arguments.items()}
+        same = self._orphaned.equal(saved, arguments)
+        if same is not None:
+            self._take(saved.job_id, same)
             return None
-        replaced = self._closest(job, list(free.values()))
-        before = replaced or self._closest(job, self._all.get(saved.class_name, []))
+        replaced = self._orphaned.closest(job, arguments)
+        before = replaced or self._all.closest(job, arguments)
         if before is None:
             return Cause(saved.job_id, "", False, (), ())
-        before_id = before.saved.job_id
         changes = tuple(own_differences(before.saved, saved, self._found))
         if replaced is not None:
-            self._found[saved.job_id] = before_id
-            del free[before_id]
-        return Cause(saved.job_id, before_id, replaced is not None, changes, ())
+            self._take(saved.job_id, replaced)
+        return Cause(saved.job_id, before.saved.job_id, replaced is not None, changes, ())
 
-    def _closest(self, job: JobSnapshot, candidates: Sequence[JobSnapshot]) -> JobSnapshot | None:
-        """The one with a name in common, else the one that differs in the fewest arguments."""
+    def _take(self, job_id: str, partner: JobSnapshot) -> None:
+        self._found[job_id] = partner.saved.job_id
+        self._orphaned.remove(partner)
+
+
+class _Index:
+    """Jobs by class, arguments and names, so that the one most like another is found among few."""
+
+    def __init__(self, jobs: Iterable[JobSnapshot]) -> None:
+        self._arguments: dict[str, dict[str, str]] = {}
+        self._equal: dict[object, JobSnapshot] = {}
+        self._with_value: dict[tuple[str, ...], dict[str, JobSnapshot]] = {}
+        """Jobs by id, by class alone, by class and name, and by class, argument and value."""
+        for job in jobs:
+            saved = job.saved
+            arguments = {name: _text(node, {}) for name, node in saved.arguments.items()}
+            self._arguments[saved.job_id] = arguments
+            self._equal[_whole(saved, arguments)] = job
+            for key in self._keys(job, arguments):
+                self._with_value.setdefault(key, {})[saved.job_id] = job
+
+    @staticmethod
+    def _keys(job: JobSnapshot, arguments: Mapping[str, str]) -> list[tuple[str, ...]]:
+        name = job.saved.class_name
+        named = [(name, own) for own in job.names]
+        return [*named, *((name, *argument) for argument in arguments.items()), (name,)]
+
+    def equal(self, saved: SavedJob, arguments: Mapping[str, str]) -> JobSnapshot | None:
+        """Return the job of the same class and arguments."""
+        return self._equal.get(_whole(saved, arguments))
+
+    def closest(self, job: JobSnapshot, arguments: Mapping[str, str]) -> JobSnapshot | None:
+        """Return the job of the class with a name in common, else with the fewest other arguments."""
+        groups = [self._with_value.get(key, {}) for key in self._keys(job, arguments)]
+        # those that share a rare value; all of the class only where no value is shared by few
+        candidates: dict[str, JobSnapshot] = {}
+        for group in sorted(filter(None, groups), key=len):
+            if candidates and len(candidates) + len(group) > _MOST_COMPARED:
+                break
+            candidates.update(itertools.islice(group.items(), _MOST_COMPARED))
 
         def distance(other: JobSnapshot) -> tuple[bool, int]:
-            arguments = {**job.saved.arguments, **other.saved.arguments}
-            num = sum(
-                _with_partners(job.saved.arguments.get(name, MISSING), self._found)
-                != other.saved.arguments.get(name, MISSING)
-                for name in arguments
+            theirs = self._arguments[other.saved.job_id]
+            names = {*arguments, *theirs}
+            return not set(job.names) & set(other.names), sum(
+                arguments.get(name) != theirs.get(name) for name in names
             )
-            return not set(job.names) & set(other.names), num
 
-        return min(candidates[:_MOST_COMPARED], key=distance, default=None)
+        return min(candidates.values(), key=distance, default=None)
+
+    def remove(self, job: JobSnapshot) -> None:
+        """Forget a job."""
+        arguments = self._arguments[job.saved.job_id]
+        self._equal.pop(_whole(job.saved, arguments), None)
+        for key in self._keys(job, arguments):
+            self._with_value[key].pop(job.saved.job_id, None)
 
 
-def _key(job: SavedJob, partners: Mapping[str, str]) -> tuple[str, str, str]:
-    """What two jobs have in common that differ by their inputs' ids alone."""
-    arguments = sorted((name, repr(_with_partners(node, partners))) for name, node in job.arguments.items())
-    return job.class_name, job.version, repr(arguments)
+def _whole(saved: SavedJob, arguments: Mapping[str, str]) -> object:
+    return saved.class_name, saved.version, tuple(sorted(arguments.items()))
 
 
-def _with_partners(node: Node, partners: Mapping[str, str]) -> Node:
-    """A value as it would be with the old jobs in place of the new ones."""
+def _text(node: Node, partners: Mapping[str, str]) -> str:
+    """A value with its types as text, with the old jobs in place of the new ones."""
     if node.job:
-        return replace(node, job=partners.get(node.job, node.job))
+        return f"{node.kind} {partners.get(node.job, node.job)} {node.text}"
     if not node.parts:
-        return node
-    return replace(node, parts={label: _with_partners(part, partners) for label, part in node.parts.items()})
+        return f"{node.kind} {node.text}"
+    parts = (f"{label}: {_text(part, partners)}" for label, part in node.parts.items())
+    return f"{node.kind}({', '.join(parts)})"
 
 
 def _followers(new: Snapshot, causes: Iterable[str], added: set[str]) -> dict[str, list[str]]:

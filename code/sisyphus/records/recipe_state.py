@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 from functools import cache
 from typing import Any
@@ -50,6 +49,8 @@ def _repository_of(directory: str) -> str | None:
 
 @cache
 def _state_of(repository: str) -> dict[str, Any]:
+    import subprocess  # not in workers, which start with this module
+
     call = ["git", "-C", repository, "--no-optional-locks", "status", "--porcelain=v2", "--branch"]
     try:
         lines = _ask([*call, "--untracked-files=normal"]).splitlines()
@@ -74,6 +75,8 @@ def _counts(line: str, repository: str) -> bool:
 
 
 def _ask(call: list[str]) -> str:
+    import subprocess
+
     return subprocess.run(
         call, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=_PATIENCE_S
     ).stdout
