@@ -11,6 +11,8 @@ task arithmetic 85 % at 0.5 and 80 % at 1, multitask 86 %; see docs/results/revi
 ``output/reviews``: the table; ``hessians/``, where estimators are compared; and ``delta_0/``, its influence.
 """
 
+from typing import Any
+
 from config._site import folder, setting
 from recipe.data import local, local_model, split
 from recipe.experiment import Experiment, Splits
@@ -27,7 +29,7 @@ SIZES = {  # examples of each part of a task, and in each Hessian
 }
 
 
-def reviews(data: str, domains: list[str], size: dict[str, int]) -> Splits:
+def reviews(data: str, domains: list[str], size: dict[str, Any]) -> Splits:
     """Equal parts of one or more domains."""
     return Splits(
         **{
@@ -40,61 +42,71 @@ def reviews(data: str, domains: list[str], size: dict[str, int]) -> Splits:
     )
 
 
-def py() -> None:
+def size() -> dict[str, Any]:
+    """The size that the site asks for."""
     from merging.errors import OptionError
     from merging.registry import unknown
 
     name = setting("MERGING_SIZE", "full")
     if name not in SIZES:
         raise OptionError(f"MERGING_SIZE: {unknown('size', name, SIZES)}")
-    size = SIZES[name]
+    return SIZES[name]
+
+
+def experiment(name: str) -> Experiment:
+    """The base, the tasks and how they are trained; other configs merge the same models."""
+    parts = size()
     data = folder("MERGING_DATA", "the folder of the local data sets (imdb, yelp, sst2, ...)")
     model = folder(
         "MERGING_BASE_MODEL", "the model folder to start from (config.json, model.safetensors, ...)"
     )
-    experiment = Experiment(
-        name="reviews",
+    return Experiment(
+        name=name,
         task_type="sequence_classification",
         start={"model": local_model(model)},
-        base=reviews(data, ["imdb"], size),
+        base=reviews(data, ["imdb"], parts),
         base_task="imdb",
         tasks={
-            "yelp": reviews(data, ["yelp"], size),
-            "sst2": reviews(data, ["sst2"], size),
-            "customer_reviews": reviews(data, ["customer_reviews"], size),
-            "amazon": reviews(data, [f"amazon_{domain}" for domain in AMAZON], size),
+            "yelp": reviews(data, ["yelp"], parts),
+            "sst2": reviews(data, ["sst2"], parts),
+            "customer_reviews": reviews(data, ["customer_reviews"], parts),
+            "amazon": reviews(data, [f"amazon_{domain}" for domain in AMAZON], parts),
         },
         base_training={**TRAINING, "learning_rate": 1e-4},
         training={**TRAINING, "learning_rate": 5e-5},
-        hessian={"max_examples": size["hessian"], "max_tokens": 64},
+        hessian={"max_examples": parts["hessian"], "max_tokens": 64},
         evaluation={"max_tokens": 64},
     )
+
+
+def py() -> None:
+    reviewed = experiment("reviews")
     table, by_estimator, by_delta = [], [], []
-    for seed in size["seeds"]:
-        table += experiment.references(seed)
-        table += [experiment.merged(method, {}, seed) for method in ("average", "fisher")]
+    for seed in size()["seeds"]:
+        table += reviewed.references(seed)
+        table += [reviewed.merged(method, {}, seed) for method in ("average", "fisher")]
         for method, options in (("task_arithmetic", {}), ("gradient_matching", MATCHING)):
             for alpha in SCALING_FACTORS:
-                table.append(experiment.merged(method, {**options, "scaling_factor": alpha}, seed))
-        arithmetic = experiment.merged("task_arithmetic", {"scaling_factor": 1.0}, seed)
+                table.append(reviewed.merged(method, {**options, "scaling_factor": alpha}, seed))
+        arithmetic = reviewed.merged("task_arithmetic", {"scaling_factor": 1.0}, seed)
         by_estimator.append(arithmetic)
         for estimator in ESTIMATORS:
             options = {**MATCHING, "scaling_factor": 1.0}
             label = f"gradient matching, {estimator}"
             by_estimator.append(
-                experiment.merged("gradient_matching", options, seed, estimator=estimator, label=label)
+                reviewed.merged("gradient_matching", options, seed, estimator=estimator, label=label)
             )
         by_delta.append(arithmetic)
         for delta_0 in DELTAS:
             options = {"delta_0": delta_0, "scaling_factor": 1.0}
             label = f"gradient matching, δ₀ = {delta_0}"
-            by_delta.append(experiment.merged("gradient_matching", options, seed, label=label))
-    experiment.report(table, "reviews", {"title": "MiniLM on reviews", "label": "reviews"})
-    experiment.report(
+            by_delta.append(reviewed.merged("gradient_matching", options, seed, label=label))
+    reviewed.report(table, "reviews", {"title": "MiniLM on reviews", "label": "reviews"})
+    reviewed.report(
         by_estimator,
         "reviews/hessians",
         {"title": "MiniLM on reviews: Hessian estimators", "label": "estimators"},
     )
-    experiment.report(
+    reviewed.report(
         by_delta, "reviews/delta_0", {"title": "MiniLM on reviews: prior precision δ₀", "label": "delta"}
     )

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("build_graph.py")
 MAX_SECONDS = 2.0
 AMAZON = ("books", "electronics", "health_personal_care", "music", "toys_games")
+CURVATURE = ("damping_digits", "damping_reviews", "delta_0", "examples", "methods")
 DATA = ("imdb", "yelp", "sst2", "customer_reviews", *(f"amazon_{domain}" for domain in AMAZON))
 
 
@@ -65,6 +66,8 @@ def site(tmp_path: Path) -> dict[str, str]:
         ("config/table1.py", ["table1"]),
         ("config.main", ["table1"]),
         ("config/reviews.py", ["reviews", "reviews/delta_0", "reviews/hessians"]),
+        ("config/curvature.py", [f"curvature/{table}" for table in CURVATURE]),
+        ("config/curvature.digits()", ["curvature/damping_digits"]),
     ],
 )
 def test_graphs_are_built_lightly(config: str, outputs: list[str], site: dict[str, str]) -> None:
@@ -88,10 +91,30 @@ def test_a_sweep_writes_no_models(site: dict[str, str]) -> None:
 
 def test_every_config_is_tested() -> None:
     public = {path.stem for path in (ROOT / "config").glob("*.py") if not path.stem.startswith("_")}
-    assert public == {"quickstart", "example", "table1", "reviews", "sweep"}
+    assert public == {"quickstart", "example", "table1", "reviews", "sweep", "curvature"}
 
 
-@pytest.mark.parametrize("config", ["config/quickstart.py", "config/table1.py", "config/reviews.py"])
+def test_curvature_merges_models_that_others_train(site: dict[str, str]) -> None:
+    """It trains none of its own (digits have more seeds), and writes no merge that reviews do not write."""
+    graph = build("config/curvature.py", environment=site)
+    of_reviews, of_digits = (
+        set(build(f"config/{it}.py", environment=site)["ids"]) for it in ("reviews", "quickstart")
+    )
+
+    def named(ids: set[str], start: str) -> set[str]:
+        return {id for id in ids if f"/{start}." in id}
+
+    ids = set(graph["ids"])
+    digits = named(set(build("config/curvature.digits()", environment=site)["ids"]), "TrainJob")
+    assert named(of_reviews, "TrainJob") | digits == named(ids, "TrainJob")
+    assert named(of_digits, "TrainJob") & digits and len(digits) == 3 * 6
+    assert named(ids, "MergeJob") < named(of_reviews, "MergeJob")
+    assert named(of_reviews, "HessianJob") < named(ids, "HessianJob")
+
+
+@pytest.mark.parametrize(
+    "config", ["config/quickstart.py", "config/table1.py", "config/reviews.py", "config/curvature.py"]
+)
 def test_ids_do_not_depend_on_the_checkout(config: str, site: dict[str, str], tmp_path: Path) -> None:
     checkout = tmp_path / "another checkout"
     checkout.mkdir()

@@ -47,6 +47,10 @@ def py():
             rows.append(experiment.merged(method, {"scaling_factor": 1.0}, seed))
         rows.append(experiment.merged("regmean", {}, seed))
         rows.append(experiment.merged("average", {}, seed, label="in memory", keep_model=False))
+        few = {"hessian": {"max_examples": 8}, "label": "few examples", "keep_model": False}
+        rows.append(experiment.merged("gradient_matching", {"scaling_factor": 1.0}, seed, **few))
+        factors = {"estimators": {"grams": "kfac_mc"}, "label": "of factors", "keep_model": False}
+        rows.append(experiment.merged("regmean", {}, seed, **factors))
     experiment.report(rows, "tiny", {"title": "Tiny", "bootstrap_samples": 200})
 """
 
@@ -67,7 +71,7 @@ def test_an_experiment_from_data_to_table(tmp_path: Path) -> None:
     (table,) = tmp_path.glob("work/report/ReportJob.*/output/report/table.md")
     lines = table.read_text().splitlines()
     assert lines[0] == "## Tiny"
-    labels = [line.split(" | ")[0].removeprefix("| ") for line in lines[4:13]]
+    labels = [line.split(" | ")[0].removeprefix("| ") for line in lines[4:15]]
     assert labels == [
         "base",
         "individual",
@@ -78,6 +82,8 @@ def test_an_experiment_from_data_to_table(tmp_path: Path) -> None:
         "gradient matching",
         "regmean",
         "in memory",
+        "few examples",
+        "of factors",
     ]
     average, in_memory = (
         next(line for line in lines if f"| {it} |" in line) for it in ("average", "in memory")
@@ -85,4 +91,4 @@ def test_an_experiment_from_data_to_table(tmp_path: Path) -> None:
     assert average.replace("average", "in memory") == in_memory
     assert "examples: blur 40, noise 40." in table.read_text()
     assert len(list(tmp_path.glob("work/train/TrainJob.*"))) == 2 * 4
-    assert len(list(tmp_path.glob("work/hessian/HessianJob.*"))) == 2 * (3 + 2 + 2)
+    assert len(list(tmp_path.glob("work/hessian/HessianJob.*"))) == 2 * (3 + 2 + 2 + 3 + 2)
