@@ -79,8 +79,13 @@ def draw(record: HessianRecord, file: Path) -> None:
             "version or by IVON. Estimate it again (`merging hessian`) to get one."
         )
     with_changes = any(layer.half_change is not None for layer in layers.values())
-    figure = Figure(figsize=(8.0, 1.2 + 0.22 * len(layers)), dpi=120)
+    width, height = 8.0, 1.2 + 0.22 * len(layers)  # in inches, as the margins
+    figure = Figure(figsize=(width, height), dpi=120)
     axes, *others = figure.subplots(1, 1 + with_changes, sharey=True, squeeze=False)[0]
+    left = min(0.3 + 0.075 * max(map(len, layers)), 0.6 * width)
+    figure.subplots_adjust(
+        left=left / width, right=1 - 0.2 / width, bottom=0.6 / height, top=1 - 0.4 / height, wspace=0.1
+    )
     places = range(len(layers))
     axes.barh(places, [layer.total for layer in layers.values()], color=_COLOURS[0])
     if any(layer.total > 0 for layer in layers.values()):
@@ -95,7 +100,6 @@ def draw(record: HessianRecord, file: Path) -> None:
     for its in (axes, *others):
         its.grid(axis="x", alpha=0.25)
     figure.suptitle(f"{record.estimator}, {record.num_examples:,} examples", fontsize="medium")
-    figure.tight_layout()
     try:
         # The version of matplotlib does not belong into a result: the same numbers give the same file.
         figure.savefig(file, format="png", metadata={"Software": None})
