@@ -114,7 +114,7 @@ def test_a_read_only_source_is_enough(tmp_path: Path) -> None:
         ),
         ([{"text": 5, "label": 0}], "column 'text' holds int64, not strings"),
         ([{"text": None, "label": 0}, {"text": "a", "label": 0}], "text of row 0 is missing"),
-        ([{"text": "a", "label": 0.5}], "labels must be integers or strings"),
+        ([{"text": "a", "label": True}], "labels must be integers or strings"),
         ([{"text": "a", "label": 1}, {"text": "b", "label": -1}], r"label -1 of row 1 is outside 0\.\.1"),
     ],
 )

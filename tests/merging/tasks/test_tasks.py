@@ -38,8 +38,18 @@ def classifier(tiny_language_model: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_registry_knows_both_and_suggests() -> None:
-    assert tasks.names() == (IMAGE, TEXT)
+def test_the_registry_knows_all_and_suggests() -> None:
+    assert tasks.names() == (
+        "causal_lm",
+        "clip_zero_shot",
+        "image_classification",
+        "multiple_choice",
+        "multiple_choice_normalised",
+        "regression",
+        "seq2seq",
+        "sequence_classification",
+        "token_classification",
+    )
     with pytest.raises(UnknownNameError, match=r"unknown task type 'image_clasification'\. Did you mean"):
         tasks.load("image_clasification")
 

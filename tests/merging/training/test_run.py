@@ -262,7 +262,7 @@ def test_too_little_room_is_refused_before_the_first_step(
     train_text: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    monkeypatch.setattr(run, "Trainer", None)  # not even made
+    monkeypatch.setattr(run, "TaskTrainer", None)  # not even made
     with pytest.raises(DiskSpaceError, match=r"needs .* kB, but only .* free"):
         train_text("model")
 
@@ -270,7 +270,7 @@ def test_too_little_room_is_refused_before_the_first_step(
 def test_a_disk_that_fills_up_is_explained_and_the_training_goes_on_later(
     train_text: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = run.Trainer._save_checkpoint
+    save = run.TaskTrainer._save_checkpoint
 
     def full(trainer: Any, *arguments: Any, **kwargs: Any) -> None:
         if trainer.state.global_step == 4:
@@ -281,7 +281,7 @@ def test_a_disk_that_fills_up_is_explained_and_the_training_goes_on_later(
         monkeypatch.context() as patch,
         pytest.raises(DiskSpaceError, match="no room left for checkpoints"),
     ):
-        patch.setattr(run.Trainer, "_save_checkpoint", full)
+        patch.setattr(run.TaskTrainer, "_save_checkpoint", full)
         train_text("model", checkpoint_steps=2)
     assert (tmp_path / "model_work" / "checkpoint-2").exists()
     assert same(train_text("model", checkpoint_steps=2), train_text("undisturbed"))
