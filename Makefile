@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint types unit format benchmark clean
+.PHONY: quickstart test lint types unit format benchmark chaos clean
 
 quickstart: .venv/.installed
 	$(BIN)/sis --config config/quickstart.py manager -r < /dev/null  # nothing is asked
@@ -29,6 +29,12 @@ format: .venv/.installed-dev
 
 benchmark: .venv/.installed-dev
 	$(BIN)/python benchmarks/manager.py
+
+# Kills managers and workers, fills disks, freezes processes; the full form takes about ten minutes.
+FAULTS ?= 500
+SEED ?= 0
+chaos: .venv/.installed-dev
+	$(BIN)/python tests/sisyphus/chaos --faults $(FAULTS) --seed $(SEED)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sisyphus.graph_tools.text import print_graph as print_graph
     from sisyphus.graph_tools.work_import import import_work_directory as import_work_directory
     from sisyphus.http_server import show_jobs_in_webserver as show_jobs_in_webserver
+    from sisyphus.scripting.script_mode import failures as failures
     from sisyphus.scripting.script_mode import run as run
     from sisyphus.scripting.script_mode import run_job as run_job
     from sisyphus.scripting.script_mode import setup_job_directory as setup_job_directory
@@ -89,6 +90,7 @@ _LATER = {
     "cached_engine": "sisyphus.engines",
     "compare_graph": "sisyphus.graph_tools.compare",
     "export_graph": "sisyphus.graph_tools.migrate",
+    "failures": "sisyphus.scripting.script_mode",
     "find_job": "sisyphus.graph_tools.text",
     "find_path": "sisyphus.graph_tools.text",
     "import_work_directory": "sisyphus.graph_tools.work_import",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -126,7 +129,47 @@ def jobs_that_note_their_start(project, num_jobs):
     (project.path / "work").mkdir()
 
 
-def test_two_managers_run_each_task_once(project):
+def test_a_second_manager_is_refused(project, wait_for):
+    jobs_that_note_their_start(project, 6)
+    first = project.start_manager()
+    wait_for(lambda: (project.path / "work/.manager.json").exists())
+    second = project.manager()
+    looked = project.sis("manager", "config/exp.py", stdin="v\nn\n")
+    output, _ = first.communicate(timeout=30)
+    assert first.returncode == 0, output
+    assert second.returncode == 1
+    assert f"process {first.pid} on {os.uname().nodename}" in second.stderr
+    assert "another manager" not in looked.stderr  # to look is free
+    assert sorted(project.read("starts").split()) == [str(number) for number in range(6)]
+    assert not (project.path / "work/.manager.json").exists()
+
+
+def test_a_frozen_manager_is_not_taken_for_dead(project, wait_for):
+    jobs_that_note_their_start(project, 4)
+    first = project.start_manager()
+    wait_for(lambda: (project.path / "work/.manager.json").exists())
+    first.send_signal(signal.SIGSTOP)
+    second = project.manager()
+    first.send_signal(signal.SIGCONT)
+    output, _ = first.communicate(timeout=30)
+    assert first.returncode == 0, output
+    assert second.returncode == 1
+
+
+def test_after_a_killed_manager_the_next_takes_over(project, wait_for):
+    jobs_that_note_their_start(project, 4)
+    first = project.start_manager()
+    wait_for(lambda: (project.path / "starts").exists())
+    first.kill()
+    first.communicate()
+    done = project.manager()
+    assert done.returncode == 0
+    assert f"The manager before, process {first.pid} on" in done.stderr
+    assert sorted(project.read("starts").split()) == [str(number) for number in range(4)]
+
+
+def test_two_managers_run_each_task_once_where_they_are_allowed(project):
+    project.engine("LocalEngine(cpu=2)", "ONE_MANAGER = False")
     jobs_that_note_their_start(project, 6)
     managers = [project.start_manager(), project.start_manager()]
     for manager in managers:
@@ -145,6 +188,141 @@ def test_killing_the_manager_again_and_again_loses_and_repeats_nothing(project):
     done = project.manager()
     assert done.returncode == 0
     assert sorted(project.read("starts").split()) == [str(number) for number in range(10)]
+
+
+HANGS = """
+    class Hangs(Job):
+        def __init__(self, resume):
+            self.resume = resume
+            self.out = self.output_var("out")
+
+        def tasks(self):
+            yield Task("run", resume=self.resume)
+
+        def run(self):
+            if not File("../../../../hung").exists():
+                File("../../../../hung").write_text(str(os.getpid()))
+                time.sleep(0.3)  # the manager sees it running first
+                os.kill(os.getpid(), 19)
+            self.out.set(1)
+"""
+QUICK_TO_NOTICE = """
+    PLOGGING_INTERVAL, PLOGGING_UPDATE_FILE_PERIOD, TASK_HEARTBEAT_TIMEOUT = 0.1, 0.2, 1.0
+"""
+
+
+def test_a_hanging_task_is_told_and_goes_on(project):
+    project.engine("LocalEngine(cpu=2)", QUICK_TO_NOTICE)
+    project.config('tk.register_output("out", Hangs("run").out)', recipe=HANGS)
+    done = project.manager()
+    assert done.returncode == 0
+    assert re.search(r"jobs/Hangs.* run 1 hangs: no sign of life for 1.\d s. It was killed", done.stderr)
+    assert "made at config/exp.py:6" in done.stderr
+
+
+def test_a_hanging_task_that_cannot_resume_is_told_and_left_alone(project, wait_for):
+    project.engine("LocalEngine(cpu=2)", QUICK_TO_NOTICE)
+    project.config('tk.register_output("out", Hangs(None).out)', recipe=HANGS)
+    manager = project.start_manager()
+    line = ""
+    while "hangs: no sign of life" not in line:
+        line = manager.stdout.readline()
+        assert line, "the manager ended"
+    os.kill(int(project.read("hung")), signal.SIGCONT)
+    output, _ = manager.communicate(timeout=20)
+    assert manager.returncode == 0, output
+    assert "It cannot resume, so it is left alone" in line
+
+
+def test_a_recipe_decides_about_its_failures(project):
+    project.config(
+        'tk.register_output("out", Hungry().out)\ntk.register_output("other", Step("x").out)',
+        recipe="""
+        class Hungry(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            def tasks(self):
+                yield Task("run", rqmt={"mem": 1})
+
+            def run(self):
+                given = eval(File("../submit_log.run").read_text().splitlines()[-1])[1]["mem"]
+                if given < 4:
+                    raise RuntimeError(f"{given} GB do not do")
+                self.out.set(given)
+
+            def on_failure(self, failure):
+                if "GB do not do" in failure.log():
+                    failure.retry(rqmt={"mem": 2 * failure.rqmt["mem"]})
+        """,
+    )
+    done = project.manager()
+    assert done.returncode == 0
+    assert float(project.read("output/out")) == 4
+    assert "RuntimeError: 1.0 GB do not do" in done.stderr
+    assert done.stderr.count("runs again, with {'mem'") == 2
+
+
+def test_settings_decide_about_failures_and_give_up(project):
+    project.engine(
+        "LocalEngine(cpu=2)",
+        """
+        def on_job_failure(job):
+            from sisyphus import tk
+            for failure in tk.failures(job):
+                failure.retry(max_retries=2)
+        """,
+    )
+    project.config(
+        'tk.register_output("out", Bad().out)',
+        recipe="""
+        class Bad(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            def run(self):
+                raise ValueError("always")
+        """,
+    )
+    done = project.manager()
+    assert done.returncode == 1
+    assert sorted(path.name for path in project.job_dir("Bad").glob("log.*")) == [
+        "log.run.1",
+        "log.run.1.error.01",
+        "log.run.1.error.02",
+    ]
+
+
+def test_hooks_and_progress_that_raise_do_not_stop_the_others(project):
+    project.engine(
+        "LocalEngine(cpu=2)",
+        """
+        def on_job_failure(job):
+            raise ValueError("in on_job_failure")
+
+        def on_job_finished(job):
+            raise ValueError("in on_job_finished")
+        """,
+    )
+    project.config(
+        'tk.register_output("b", Step("b", Step("a").out).out)\ntk.register_output("bad", Bad().out)',
+        recipe="""
+        class Bad(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            def completed_fraction(self):
+                raise ValueError("in completed_fraction")
+
+            def run(self):
+                raise ValueError
+        """,
+    )
+    done = project.manager()
+    assert done.returncode == 1
+    assert project.read("output/b").strip() == "2"
+    assert "ValueError: in completed_fraction. Repair the recipe" in done.stderr
+    assert "on_job_finished of the settings failed" in done.stderr
 
 
 def test_a_job_runs_inside_its_wrapper(project):

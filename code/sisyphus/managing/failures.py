@@ -34,6 +34,8 @@ class Failure:
     """``error``: it raised; ``retry_error``: it was interrupted too often without getting further."""
     rqmt: dict[str, Any] = field(compare=False)
     """What it was given: cpu, gpu, mem (GB), time (hours), ..."""
+    num_retries: int = 0
+    """How often it was run again after an error."""
 
     @property
     def job(self) -> Job:
@@ -49,11 +51,6 @@ class Failure:
     def host(self) -> str | None:
         """The machine that it ran on; None if it did not get that far."""
         return self.usage.get("host")
-
-    @property
-    def num_retries(self) -> int:
-        """How often it was run again after an error."""
-        return self.job._sis_dir.num_resets(self.task.name(), self.task_id)
 
     def log(self, num_lines: int = 200) -> str:
         """Return the last lines of its log."""
@@ -107,7 +104,8 @@ def failures_of(job: Job, engine: EngineBase) -> list[Failure]:
             state = task.state(engine, task_id)
             if state in _DECIDABLE:
                 last = history.get(task_id, [task.rqmt()])[-1]
-                found.append(Failure(task, task_id, str(state), dict(last)))
+                retries = job._sis_dir.num_resets(task.name(), task_id)
+                found.append(Failure(task, task_id, str(state), dict(last), retries))
         if found:
             break  # later tasks have not run
     return found
@@ -122,7 +120,7 @@ class Decisions:
 
     def __init__(self, engine: EngineBase) -> None:
         self._engine = engine
-        self._asked: set[tuple[Failure, int]] = set()
+        self._asked: set[Failure] = set()
         self._broken: set[str] = set()
 
     def ask(self, job: Job) -> bool:
@@ -134,9 +132,8 @@ class Decisions:
         self._call("on_job_failure of the settings", lambda: gs.on_job_failure(job))
         if _decides(job):
             for failure in failures_of(job, self._engine):
-                question = failure, failure.num_retries
-                if question not in self._asked:
-                    self._asked.add(question)
+                if failure not in self._asked:
+                    self._asked.add(failure)
                     self._call(f"{type(job).__name__}.on_failure", partial(job.on_failure, failure))
         return job._sis_state(self._engine) not in _DECIDABLE
 

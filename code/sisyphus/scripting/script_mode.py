@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase
     from sisyphus.job import Job
     from sisyphus.manager import Manager
+    from sisyphus.managing.failures import Failure
     from sisyphus.task import Task
 
 _NO_WAITS = {
@@ -90,6 +91,13 @@ def run_job(
     call += ["--redirect_output"] if quiet else []
     logging.info("Run %s %s %d", job, task.name(), task_id)
     return subprocess.run(call, check=False).returncode
+
+
+def failures(job: Job) -> list[Failure]:
+    """Return the failed task ids of a job, for ``on_job_failure`` of the settings: each can be run again."""
+    from sisyphus.managing.failures import failures_of
+
+    return failures_of(job, cached_engine())
 
 
 def submit_next_task(job: Job, setup_directory: bool = True) -> None:
