@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from merging.methods._seam import Piece, Pieces
 
 _COLLECT_ALL = 2**18  # elements; below, a sample would cost as much as it saves
-_SAMPLED_PIECES = (4, 256)  # a quarter of all, within these
+_SAMPLED_PIECES = (4, 256)  # an eighth of all, within these
 _SAMPLED_ELEMENTS = (2**14, 2**20)  # a 64th of all, within these
 _WIDTH = 4.0  # standard errors of the sample on both sides of a bracket
 _ATTEMPTS = 4  # each with a bracket four times as wide; then everything is collected
@@ -106,6 +106,8 @@ def largest(
         missing = [search for search in missing if not search.find()]
         if not missing:
             break
+    found = [search for search in searches if 0 < search.count < total]
+    ends = dict.fromkeys(found, sys.maxsize) if with_ties else _ends_of_ties(pieces, found)
     cuts: dict[str, list[Cut]] = {task: [] for task in counts}
     for search in searches:
         if search.count <= 0:
@@ -113,7 +115,7 @@ def largest(
         elif search.count >= total:
             cut = EVERYTHING
         else:
-            cut = Cut(search.value, sys.maxsize if with_ties else search.index(pieces))
+            cut = Cut(search.value, ends[search])
         cuts[search.task].append(cut)
     return cuts
 
@@ -171,19 +173,35 @@ class _Search:
             self.value, self._num_ties = low, rest - num_high - len(inside)
         return True
 
-    def index(self, pieces: Pieces) -> int:
-        """The element before which those that equal the k-th are among the k; reads one piece at most."""
+    def last_tie(self) -> tuple[int, int] | None:
+        """Which piece has the last of those among the k that equal the k-th, and which one it is there."""
         left = self._num_ties
         equal = [seen.num_equal(self.value, self.bracket) for seen in self.seen]
         if left == sum(equal) or self.value == 0:
-            return sys.maxsize
-        for piece, number in zip(pieces, equal, strict=True):
-            if left <= number:
-                magnitudes = (piece["models"][self.task] - piece["base"]).abs_().view(-1)
-                position = int((magnitudes == self.value).nonzero()[left - 1])
-                return piece.parameter.start + position + 1
-            left -= number
+            return None  # all of them are
+        for number, found in enumerate(equal):
+            if left <= found:
+                return number, left
+            left -= found
         raise AssertionError("more ties than elements")
+
+
+def _ends_of_ties(pieces: Pieces, searches: Sequence[_Search]) -> dict[_Search, int]:
+    """The element before which those that equal the k-th are among the k; reads each piece once at most."""
+    ends = dict.fromkeys(searches, sys.maxsize)
+    wanted: dict[int, list[tuple[_Search, int]]] = {}
+    for search in searches:
+        place = search.last_tie()
+        if place is not None:
+            wanted.setdefault(place[0], []).append((search, place[1]))
+    for number, piece in enumerate(pieces):
+        if number in wanted:
+            base, models = piece["base"], piece["models"]
+            for search, rank in wanted[number]:
+                magnitudes = (models[search.task] - base).abs_().view(-1)
+                position = int((magnitudes == search.value).nonzero()[rank - 1])
+                ends[search] = piece.parameter.start + position + 1
+    return ends
 
 
 class _Sample:
@@ -193,7 +211,7 @@ class _Sample:
         import numpy as np
 
         sizes = [piece.parameter.size for piece in pieces]
-        num_chosen = min(max(len(sizes) // 4, _SAMPLED_PIECES[0]), _SAMPLED_PIECES[1])
+        num_chosen = min(max(len(sizes) // 8, _SAMPLED_PIECES[0]), _SAMPLED_PIECES[1])
         chosen = _spread(sizes, total / num_chosen)
         num_elements = min(max(total // 64, _SAMPLED_ELEMENTS[0]), _SAMPLED_ELEMENTS[1])
         step = max(sum(sizes[number] for number in chosen) // num_elements, 1)
