@@ -35,6 +35,7 @@ def py():
         base_training=TRAINING,
         training=TRAINING,
         hessian={"max_examples": 32},
+        statistics=("fisher_mc", "gram"),
         evaluation={"bootstrap_samples": 100},
         resources={"train": {"mem": 1}},
     )
@@ -91,4 +92,8 @@ def test_an_experiment_from_data_to_table(tmp_path: Path) -> None:
     assert average.replace("average", "in memory") == in_memory
     assert "examples: blur 40, noise 40." in table.read_text()
     assert len(list(tmp_path.glob("work/train/TrainJob.*"))) == 2 * 4
-    assert len(list(tmp_path.glob("work/hessian/HessianJob.*"))) == 2 * (3 + 2 + 2 + 3 + 2)
+    # shared with the base's, the same of few examples, and by themselves fisher_exact and kfac_mc
+    assert len(list(tmp_path.glob("work/hessian/HessianJob.*"))) == 2 * (3 + 3 + 2 + 2)
+    assert len(list(tmp_path.glob("work/hessian/HessianJob.*/output/hessian/gram/hessian.json"))) == 2 * (
+        3 + 3
+    )
