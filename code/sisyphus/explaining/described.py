@@ -7,6 +7,7 @@ names the job, so that whoever compares can go on there.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,10 @@ from sisyphus import global_settings as gs
 
 LONGEST_TEXT = 4096
 """Letters of a leaf that are kept; of a longer one also the length and SHA-256, so that it still compares."""
+
+
+TEXT = "text"
+"""Kind of a value of which only the text is known, not the type."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,20 @@ class Node:
         if self.kind == "dict":
             return [f"{label[1:-1]}: {part}" for label, part in self.parts.items()]
         return [f"{label.removeprefix('.')}={part}" for label, part in self.parts.items()]
+
+    def is_like(self, other: Node) -> bool:
+        """Whether two values are equal, as far as is known of both."""
+        if self.kind == other.kind or TEXT not in (self.kind, other.kind):
+            return self == other
+        if self.job or other.job:
+            return (self.job, self.text) == (other.job, other.text)
+        return self._as_info() == other._as_info()
+
+    def _as_info(self) -> str:
+        """As an info file has it: texts without quotes."""
+        return (
+            str(ast.literal_eval(self.text)) if self.kind == "str" and self.text[-1:] in "'\"" else str(self)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data, see :func:`from_json`."""

@@ -100,7 +100,7 @@ class _Comparison:
     def _nodes(
         self, old: Node, new: Node, chain: tuple[tuple[str, str], ...], place: str
     ) -> Iterator[Difference]:
-        if old == new:
+        if old.is_like(new):
             return
         if old.job and new.job and old.job != new.job and class_of(old.job) == class_of(new.job):
             before, after = self._find_old(old.job), self._find_new(new.job)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import gzip
 import io
+import os
 import pickle
 import zlib
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 from sisyphus import global_settings as gs
 from sisyphus.errors import JobDirError
-from sisyphus.explaining.described import Node, leaf, place_of
+from sisyphus.explaining.described import TEXT, Node, leaf, place_of
 from sisyphus.job import Job
 from sisyphus.job_dir import read_saved_bytes
 
@@ -82,13 +83,29 @@ def class_of(job_id: str) -> str:
 def read_saved_job(folder: str, job_id: str) -> SavedJob:
     """Read a job folder, cleaned or not.
 
+    Where the saved job is missing or cannot be read, the ``info`` file says the arguments as texts.
+
     Args:
         folder: the job folder.
         job_id: id of the job.
 
     Raises:
-        JobDirError: there is no saved job, or it is damaged.
+        JobDirError: there is no saved job, or it is damaged, and no ``info`` either.
     """
+    try:
+        state = _saved_state(folder)
+    except JobDirError:
+        arguments = _arguments_in_info(os.path.join(folder, gs.JOB_INFO))
+        if arguments is None:
+            raise
+        return SavedJob(job_id, arguments)
+    made_with = state.get("_sis_made_with") or {}
+    arguments = {name: _describe(value) for name, value in state["_sis_kwargs"].items()}
+    return SavedJob(job_id, arguments, made_with.get("version", ""), _commit(made_with))
+
+
+def _saved_state(folder: str) -> dict[str, Any]:
+    """The attributes of the saved job, as far as they are pickled."""
     try:
         content = read_saved_bytes(folder)
         saved = _load(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
@@ -101,9 +118,32 @@ def read_saved_job(folder: str, job_id: str) -> SavedJob:
     state = getattr(saved, "_state", None)
     if not isinstance(state, dict) or not isinstance(state.get("_sis_kwargs"), dict):
         raise JobDirError(f"what is saved in {folder} is no job of a Sisyphus")
-    made_with = state.get("_sis_made_with") or {}
-    arguments = {name: _describe(value) for name, value in state["_sis_kwargs"].items()}
-    return SavedJob(job_id, arguments, made_with.get("version", ""), _commit(made_with))
+    return state
+
+
+def _arguments_in_info(path: str) -> dict[str, Node] | None:
+    """The lines ``PARAMETER: name: text`` of an info file; a text may go on in the lines below."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    texts: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        kind, _, rest = line.partition(": ")
+        if kind == "PARAMETER":
+            name, _, texts[name] = rest.partition(": ")
+        elif kind in ("TAG", "INPUT", "ALIAS") or line.startswith("STACKTRACE:"):
+            name = ""
+        elif name:
+            texts[name] += f"\n{line}"
+    return {name: _of_text(text) for name, text in texts.items()}
+
+
+def _of_text(text: str) -> Node:
+    place = place_of(text)
+    return Node(TEXT, place.path, job=place.job) if place.job else leaf(TEXT, text)
 
 
 def save_in_memory(job: Job) -> SavedJob:

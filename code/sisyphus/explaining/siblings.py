@@ -59,4 +59,6 @@ def closest(job: SavedJob, folders: Folders) -> tuple[SavedJob | None, int]:
 
 def _num_different(job: SavedJob, other: SavedJob) -> int:
     names = {*job.arguments, *other.arguments}
-    return sum(job.arguments.get(name, MISSING) != other.arguments.get(name, MISSING) for name in names)
+    return sum(
+        not job.arguments.get(name, MISSING).is_like(other.arguments.get(name, MISSING)) for name in names
+    )

@@ -13,7 +13,9 @@ import pytest
 from sisyphus import Job, Path, gs
 from sisyphus.errors import JobDirError
 from sisyphus.explaining.described import LONGEST_TEXT, Place, from_json, leaf, place_of
+from sisyphus.explaining.differences import differences
 from sisyphus.explaining.saved_jobs import SavedJob, class_of, read_saved_job, save_in_memory
+from sisyphus.explaining.siblings import Folders
 
 
 class Colour(enum.Enum):
@@ -138,6 +140,16 @@ def test_a_cleaned_folder_can_be_read(workplace):
     job._sis_cleanup()
     assert not job._sis_dir.names() & {gs.JOB_SAVE}
     assert read_saved_job(job._sis_path(), job._sis_id()) == before
+
+
+def test_the_info_file_is_enough(workplace):
+    job = Make("two\nlines", Make(7).out)
+    job._sis_setup_directory()
+    (workplace / job._sis_path() / "job.save").write_bytes(b"written by something else")
+    read, known = read_saved_job(job._sis_path(), job._sis_id()), save_in_memory(job)
+    assert read.arguments.keys() == known.arguments.keys()
+    assert all(read.arguments[name].is_like(known.arguments[name]) for name in read.arguments)
+    assert differences(save_in_memory(Make("one", Make(7).out)), read, Folders().find)[0].where == "value"
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x1f\x8bbroken", pickle.dumps({"a": 1})])
