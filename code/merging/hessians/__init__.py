@@ -57,7 +57,8 @@ class Estimator(Protocol):
         """
 
 
-_REGISTRY = Registry(__name__, __path__, "Hessian estimator", exclude={"artifact", "estimate", "options"})
+_NO_ESTIMATORS = {"artifact", "estimate", "inspection", "options", "report"}
+_REGISTRY = Registry(__name__, __path__, "Hessian estimator", exclude=_NO_ESTIMATORS)
 
 
 def names() -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from merging.hessians import _rules
+from merging.hessians._gradients import PerExample
 from merging.hessians._per_example import SquaredGradients
-from merging.hessians._rules import PerExample
 
 MAX_SIZE = 4096
 """Longer vectors have no block: 64 MiB is enough for one."""

@@ -60,8 +60,9 @@ def draw(scores: Tensor, where: Tensor, keys: Sequence[tuple[int, int, int]]) ->
     )
     labels = torch.zeros(where.shape, dtype=torch.int64, device=scores.device)
     rows = max(1, _CHUNK_ELEMENTS // num_classes)
-    places = where.flatten().nonzero().squeeze(-1).split(rows)
-    for some, numbers in zip(places, torch.from_numpy(uniforms).to(scores.device).split(rows), strict=True):
+    places = torch.split(where.flatten().nonzero().squeeze(-1), rows)
+    numbers_at = torch.split(torch.from_numpy(uniforms).to(scores.device), rows)
+    for some, numbers in zip(places, numbers_at, strict=True):
         distribution = probabilities(scores.reshape(-1, num_classes)[some]).double().cumsum(-1)
         drawn = torch.searchsorted(distribution, numbers.unsqueeze(-1), right=True).squeeze(-1)
         # rounded sums of probabilities need not reach 1
@@ -80,15 +81,27 @@ def score_gradient(scores: Tensor, labels: Tensor, where: Tensor) -> Tensor:
 
 
 def factors(scores: Tensor, where: Tensor) -> Iterator[Tensor]:
-    """Yield sqrt(p_c) (e_c - p) for each class of each position."""
+    """Yield C - 1 vectors for each position whose outer products sum to diag(p) - p p^T.
+
+    They are the columns of its Cholesky factor, in closed form (Tanabe and Sagae, J. R. Statist. Soc. B 54,
+    1992): with s_c = p_c + ... + p_C, column c is sqrt(p_c / (s_c s_{c+1})) times (0, ..., 0, s_{c+1},
+    -p_{c+1}, ..., -p_C). They are one fewer than sqrt(p_c) (e_c - p) for each class, so two classes take one
+    backward pass.
+    """
     import torch
 
-    roots = probabilities(scores).sqrt().to(scores.dtype)
+    p = probabilities(scores)
+    rest = p.flip(-1).cumsum(-1).flip(-1)  # s_c, summed from the end: no cancellation
+    tiny = torch.finfo(p.dtype).tiny
     for position in one_at_a_time(where):
-        for label in range(scores.shape[-1]):
-            chosen = torch.full(where.shape, label, device=scores.device)
-            gradient = score_gradient(scores, chosen, position)
-            yield gradient * roots[..., label].unsqueeze(-1)
+        for label in range(scores.shape[-1] - 1):
+            here, after = rest[..., label], rest[..., label + 1]
+            share = (p[..., label] / here.clamp(min=tiny)).sqrt() * position
+            column = torch.zeros_like(p)
+            column[..., label] = share * after.sqrt()
+            ratio = share / after.sqrt().clamp(min=tiny)
+            column[..., label + 1 :] = -p[..., label + 1 :] * ratio.unsqueeze(-1)
+            yield column.to(scores.dtype)
 
 
 def averaged(

@@ -30,8 +30,9 @@ from torch.func import functional_call
 
 from merging.errors import MergingError
 from merging.hessians import _rules
+from merging.hessians._gradients import PerExample
 from merging.hessians._recording import Owners, Recording, Roles
-from merging.hessians._rules import PerExample
+from merging.hessians._relative_bias import tables
 
 Batch = Mapping[str, Any]
 """Tensors whose first dimension is the example; other values hold for all examples."""
@@ -75,9 +76,10 @@ class SquaredGradients:
         self._vmapped = {
             name
             for module, names in self._owned.items()
-            if _rules.find(module) is None
-            for name in names.values()
+            for local, name in names.items()
+            if _rules.find(module) is None or "." in local
         }
+        self._tables = tables(model)
         self._looped: set[str] = set()
         self._roles: Roles = {}
         self._expand = True
@@ -124,7 +126,13 @@ class SquaredGradients:
 
     def watch(self, batch: Batch) -> Recording:
         """Return what watches one forward pass; it is entered while the model runs."""
-        return Recording(self._owners(), self._roles, num_examples_of(batch), expand=self._expand)
+        return Recording(
+            self._owners(),
+            self._roles,
+            num_examples_of(batch),
+            expand=self._expand,
+            tables=self._tables,
+        )
 
     def receiving(self, recording: Recording) -> AbstractContextManager[None]:
         """Return a block in which one backward pass of the watched graph adds to the sums."""
@@ -306,17 +314,22 @@ def check_scores(scores: Tensor) -> None:
 
 
 def _owned(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn.Module, dict[str, str]]:
-    """Modules with parameters of their own: the module's name for each -> the model's name."""
+    """Modules with parameters of their own: the module's name for each -> the model's name.
+
+    Containers of parameters are never called, so what lies in one (scales of an (IA)3 adapter) belongs to the
+    module that holds the container, under a name with a dot.
+    """
     names = {id(parameter): name for name, parameter in parameters.items()}
-    owned = {}
-    for module in model.modules():
-        own = {
-            local: names[id(parameter)]
-            for local, parameter in module.named_parameters(recurse=False)
-            if id(parameter) in names
-        }
-        if own:
-            owned[module] = own
+    owned: dict[nn.Module, dict[str, str]] = {}
+    for path, module in model.named_modules():
+        prefix = ""
+        owner = module
+        while path and isinstance(owner, nn.ParameterDict | nn.ParameterList):
+            path, _, last = path.rpartition(".")
+            owner, prefix = model.get_submodule(path), f"{last}.{prefix}"
+        for local, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in names:
+                owned.setdefault(owner, {})[prefix + local] = names[id(parameter)]
     return owned
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from merging.hessians import _rules
-from merging.hessians._rules import Call, PerExample, Sum
+from merging.hessians._gradients import Call, PerExample, Sum
+from merging.hessians._relative_bias import Tables, own_biases
 
 Roles = dict[tuple[nn.Module, int], tuple[bool, ...]]
 """For a module called with so many inputs: which of them belong to examples."""
@@ -33,7 +33,9 @@ class Recording:
         roots: leaves that the graph starts at; backward passes differentiate with respect to them.
     """
 
-    def __init__(self, owners: Owners, roles: Roles, num_examples: int, *, expand: bool) -> None:
+    def __init__(
+        self, owners: Owners, roles: Roles, num_examples: int, *, expand: bool, tables: Tables
+    ) -> None:
         """Watch ``owners``, in a forward pass of ``num_examples`` examples.
 
         Args:
@@ -42,29 +44,33 @@ class Recording:
             num_examples: B.
             expand: expand an output that starts with 1 instead of B (positions that are looked up once and
                 broadcast), so that the gradient that comes back is not yet summed over examples.
+            tables: those among ``owners`` that hold biases of relative positions.
         """
         self.unreachable: set[str] = set()
         self._owners = owners
         self._roles = roles
         self._num_examples = num_examples
         self._expand = expand
-        self._handles: list[RemovableHandle] = []
+        self._tables = tables
+        self._watching = ExitStack()
         self.roots: list[Tensor] = []
         self._uses: Counter[str] = Counter()
         self._parts: defaultdict[str, list[PerExample]] = defaultdict(list)
         self._receive: Callable[[str, PerExample], None] | None = None
 
     def __enter__(self) -> Recording:
-        self._handles = [
-            module.register_forward_hook(self._watch, with_kwargs=True) for module in self._owners
-        ]
+        for module in self._owners:
+            if module in self._tables:
+                self._watching.enter_context(self._watched_table(module))
+            else:
+                handle = module.register_forward_hook(self._watch, with_kwargs=True)
+                self._watching.callback(handle.remove)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._watching.close()
 
     def backward(self, scores: Tensor, cotangent: Tensor, receive: Callable[[str, PerExample], None]) -> None:
         """Differentiate <cotangent, scores>; each parameter that is on the way is received once.
@@ -88,6 +94,27 @@ class Recording:
             self._parts.clear()
             self._receive = None
 
+    def _watched_table(self, table: nn.Module) -> AbstractContextManager[None]:
+        (name,) = self._owners[table].values()
+
+        def started(root: Tensor | None) -> None:
+            self._uses[name] += 1
+            if root is not None:
+                self.roots.append(root)
+
+        def arrived(part: PerExample) -> None:
+            if self._receive is not None:
+                self._take(name, part)
+
+        return own_biases(
+            table,
+            *self._tables[table],
+            num_examples=self._num_examples,
+            started=started,
+            arrived=arrived,
+            failed=lambda: self.unreachable.add(name),
+        )
+
     def _watch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         names = self._owners[module]
         if self._expand:
@@ -105,9 +132,8 @@ class Recording:
         def arrived(gradient: Tensor) -> None:
             if self._receive is None:  # a backward pass for somebody else's sums
                 return
-            for local, part in _rules.per_example(call, gradient):
-                if local in names:
-                    self._take(names[local], part)
+            for local, part in _rules.per_example(call, gradient, names):
+                self._take(names[local], part)
 
         output.register_hook(arrived)
         return output

@@ -2,11 +2,11 @@
 
     F = mean over examples of E_{y ~ p(y | x)} (d log p(y | x) / d theta)^2
 
-Of C classes it is sum_c p_c (d log p_c / d theta)^2. The gradient of log p_c is J^T (e_c - p) with the
-Jacobian J of the scores, so C backward passes on one graph with the cotangents sqrt(p_c) (e_c - p) give it.
-Of real scores with unit variance (regression) it is diag(J^T J), one pass for each score. In both cases this
-is also the diagonal of the generalised Gauss-Newton matrix. With R positions each is taken by itself, which
-takes R C passes.
+Of C classes it is sum_c p_c (d log p_c / d theta)^2 = diag(J^T (diag(p) - p p^T) J) with the Jacobian J of
+the scores; C - 1 backward passes on one graph give it, one for each column of a Cholesky factor of the middle
+matrix. Of real scores with unit variance (regression) it is diag(J^T J), one pass for each score. In both
+cases this is also the diagonal of the generalised Gauss-Newton matrix (``ggn``). With R positions each is
+taken by itself, which takes R times as many.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cotangents(
     seed: int,
     distribution: Distribution = _categorical,
 ) -> Iterator[Tensor]:
-    """Yield one gradient for each score of each position; see :class:`merging.hessians.Estimator`.
+    """Yield the passes of each position; see :class:`merging.hessians.Estimator`.
 
     Raises:
         OptionError: more than ``MAX_CLASSES`` classes.
@@ -44,7 +44,7 @@ def cotangents(
     num_classes = scores.shape[-1]
     if num_classes > MAX_CLASSES:
         raise OptionError(
-            f"fisher_exact takes one backward pass for each class, and there are {num_classes} (at most "
-            f"{MAX_CLASSES}). Use fisher_mc; a few num_samples come close."
+            f"fisher_exact and ggn take a backward pass for each class but one, and there are {num_classes} "
+            f"(at most {MAX_CLASSES}). Use fisher_mc; a few num_samples come close."
         )
     yield from distribution.factors(scores, distribution.counted(scores, labels))

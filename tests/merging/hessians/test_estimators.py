@@ -162,6 +162,7 @@ def test_the_folder_is_the_registry() -> None:
         "fisher_empirical",
         "fisher_exact",
         "fisher_mc",
+        "ggn",
         "gram",
         "kfac_empirical",
         "kfac_mc",

@@ -56,9 +56,15 @@ def texts() -> dict[str, Tensor]:
 
 
 def added(
-    model: nn.Module, batch: dict[str, Tensor], labels: Tensor, *, batch_size: int, outputs: bool = True
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    labels: Tensor,
+    *,
+    batch_size: int,
+    outputs: bool = True,
+    **options: bool,
 ) -> FactorSums:
-    sums = FactorSums(model, logits, outputs=outputs)
+    sums = FactorSums(model, logits, outputs=outputs, **options)
     for start in range(0, len(labels), batch_size):
         rows = slice(start, start + batch_size)
         given = partial(kfac_empirical.cotangents, labels=labels[rows], examples=(), num_samples=1, seed=0)
@@ -66,8 +72,10 @@ def added(
     return sums
 
 
-def by_hand(model: nn.Module) -> dict[str, tuple[Tensor, Tensor, int]]:
-    """(A, G, positions) of each linear layer, from one text without padding at a time."""
+def by_hand(
+    model: nn.Module, *, with_bias: bool = False, reduce: bool = False
+) -> dict[str, tuple[Tensor, Tensor, int]]:
+    """(A, G, vectors) of each linear layer, from one text without padding at a time."""
     found: dict[str, tuple[Any, Any, int]] = {}
     batch = texts()
     layers = {f"{n}.weight": m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
@@ -84,6 +92,10 @@ def by_hand(model: nn.Module) -> dict[str, tuple[Tensor, Tensor, int]]:
         for name, (a, output) in seen.items():
             assert output.grad is not None
             a, g = a.detach().flatten(0, -2), output.grad.flatten(0, -2)
+            if reduce:
+                a, g = a.mean(0, keepdim=True), g.sum(0, keepdim=True)
+            if with_bias:
+                a = nn.functional.pad(a, (0, 1), value=1)
             first, second, count = found.get(name, (0, 0, 0))
             found[name] = first + a.T @ a, second + g.T @ g, count + len(a)
         for handle in handles:
@@ -106,6 +118,49 @@ def test_equal_to_single_examples_without_padding(make: Callable[[], nn.Module],
     by_positions = sums.means(outputs_by="positions")
     for name, (_, g) in sums.means().items():
         torch.testing.assert_close(by_positions[name][1], g * 4 / sums.num_positions[name])
+
+
+@pytest.mark.parametrize("make", [bert, gpt2])
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+@pytest.mark.parametrize("reduce", [False, True])
+def test_bias_last_and_one_vector_of_an_example(
+    make: Callable[[], nn.Module], batch_size: int, reduce: bool
+) -> None:
+    model = built(make)
+    sums = added(model, texts(), LABELS, batch_size=batch_size, with_bias=True, reduce=reduce)
+    with_bias, without = by_hand(model, with_bias=True, reduce=reduce), by_hand(model, reduce=reduce)
+    means = sums.means()
+    for name, (a, g) in means.items():
+        expected = with_bias if name in sums.biases else without
+        assert sums.num_positions[name] == expected[name][2]
+        torch.testing.assert_close(a, expected[name][0])
+        torch.testing.assert_close(g, expected[name][1])
+    head = {"score.weight"} if make is gpt2 else set()  # has no bias
+    assert sums.biases == {name: name.replace("weight", "bias") for name in means.keys() - head}
+
+
+def test_one_position_is_the_same_expanded_or_reduced() -> None:
+    model = built(bert)
+    batch = {key: value[:, :1] for key, value in texts().items()}
+    expanded = added(model, batch, LABELS, batch_size=4).means()
+    reduced = added(model, batch, LABELS, batch_size=4, reduce=True).means()
+    for name, (a, g) in expanded.items():
+        torch.testing.assert_close(reduced[name][0], a)
+        torch.testing.assert_close(reduced[name][1], g)
+
+
+def test_a_bias_of_two_layers_stands_in_neither() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 2), nn.Linear(3, 2)
+            self.other.bias = self.one.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(x) + self.other(x)
+
+    sums = FactorSums(built(Shared), logits, outputs=False, with_bias=True)
+    assert sums.biases == {} and sums.inputs["one.weight"].shape == (3, 3)
 
 
 def test_grams_take_no_backward_pass() -> None:

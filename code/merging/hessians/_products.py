@@ -1,0 +1,102 @@
+"""Sums over examples of squared matrix products, at about the price of one product for the whole batch.
+
+    total += sum_b (sum_r left_br right_br^T) .* itself
+
+Shapes: B examples, R positions of each, o rows and i columns of the matrix.
+
+The arithmetic is that of the product of all examples, but its o x i numbers are made once for each example
+instead of once. They must not travel to memory: a few rows of the matrix are formed at a time, for one small
+group of examples after the other, and squared and added while they are in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MAX_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 27}
+"""Elements of per-example gradients that exist at one time: about the cache of a CPU; half a GB of a GPU."""
+_LOOKED_AT = 8
+"""Numbers of a position that are looked at first, to see whether it has a gradient."""
+
+Pair = tuple[Tensor, Tensor]
+
+
+def add_squared_products(total: Tensor, pairs: Sequence[Pair], lookups: Sequence[Pair] = ()) -> None:
+    """Add to ``total`` the sum over examples of the squared gradient of a matrix.
+
+    Args:
+        total: (o, i), float32 or float64.
+        pairs: left (B, R, o) and right (B, R, i), one for each use of the matrix, at least one. Products are
+            formed in their dtype.
+        lookups: ids (B, R) and values (B, R, i): row ids[b, r] of the gradient also receives values[b, r].
+    """
+    pairs = [_with_gradient(left, right) for left, right in pairs]
+    if len(pairs) == 1 and not lookups and pairs[0][0].shape[1] == 1:
+        left, right = (side[:, 0].to(total.dtype).square() for side in pairs[0])
+        total.addmm_(left.T, right)
+        return
+    num_examples, dtype = len(pairs[0][0]), pairs[0][0].dtype
+    num_rows, size = _tile(total, num_examples)
+    tile = total.new_empty(size, num_rows, total.shape[1], dtype=dtype)
+    for first in range(0, len(total), num_rows):
+        rows = slice(first, min(first + num_rows, len(total)))
+        for start in range(0, num_examples, size):
+            examples = slice(start, min(start + size, num_examples))
+            product = tile[: examples.stop - start, : rows.stop - first]
+            for use, (left, right) in enumerate(pairs):
+                factors = left[examples, :, rows].mT, right[examples]
+                if use == 0:
+                    torch.bmm(*factors, out=product)
+                else:
+                    product.baddbmm_(*factors)
+            for ids, values in lookups:
+                _look_up(product, ids[examples], values[examples], rows)
+            _add_squares(total[rows], product)
+
+
+def _add_squares(total: Tensor, product: Tensor) -> None:
+    """Add the squares of (b, rows, i), which may be overwritten."""
+    if len(product) == 1 and product.dtype == total.dtype:
+        total.addcmul_(product[0], product[0])
+    else:
+        total.add_(product.square_().sum(0, dtype=total.dtype))
+
+
+def _look_up(product: Tensor, ids: Tensor, values: Tensor, rows: slice) -> None:
+    """Add values to the rows of (b, rows, i) that are looked up."""
+    example, position = ((ids >= rows.start) & (ids < rows.stop)).nonzero(as_tuple=True)
+    if len(example):
+        row = ids[example, position] - rows.start
+        found = values[example, position].to(product.dtype)
+        product.index_put_((example, row), found, accumulate=True)
+
+
+def _with_gradient(left: Tensor, right: Tensor) -> Pair:
+    """Leave out positions without a gradient: padding, and in the last layer of a classifier all but one.
+
+    They are moved out position by position, so that as many stay as the example with most of them needs.
+    """
+    if left.device.type != "cpu" or left.shape[1] == 1:  # to look would make a GPU wait
+        return left, right
+    if left[..., :_LOOKED_AT].any(-1).all():
+        return left, right
+    used = left.any(-1)
+    longest = max(1, int(used.sum(1).max()))
+    if longest == left.shape[1]:
+        return left, right
+    places = used.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :longest, None]
+    return left.take_along_dim(places, 1), right.take_along_dim(places, 1)
+
+
+def _tile(total: Tensor, num_examples: int) -> tuple[int, int]:
+    """How many rows of the matrix, and how many examples, are formed at a time."""
+    num_rows = min(len(total), max(1, max_elements(total) // total.shape[1]))
+    return num_rows, min(num_examples, max(1, max_elements(total) // (num_rows * total.shape[1])))
+
+
+def max_elements(total: Tensor) -> int:
+    """Elements of per-example gradients that may exist at one time where ``total`` lies."""
+    return _MAX_ELEMENTS.get(total.device.type, 1 << 24)
