@@ -29,6 +29,23 @@ def write_atomically(path: str, content: bytes) -> None:
         raise
 
 
+def sync_tree(directory: str) -> None:
+    """Have the system write a directory and everything below to the disk, so that it survives a power cut.
+
+    Raises:
+        OSError: something could not be written: what looked written was not.
+    """
+    for folder, _, names in os.walk(directory):
+        for path in (*(os.path.join(folder, name) for name in names), folder):
+            if os.path.islink(path):
+                continue
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+
+
 def link_atomically(target: str, link: str) -> None:
     """Make ``link`` a symbolic link to ``target``, replacing another link."""
     try:

@@ -119,8 +119,9 @@ JOB_MAX_NUMBER_OF_LOCKS = 100
 MAX_SUBMIT_RETRIES = 3
 """A task submitted more often than this without progress is in retry_error."""
 TASK_HEARTBEAT_TIMEOUT: float | None = 600
-"""A running task hangs if its log, its usage file and its cpu time stood still for so many seconds, but at least
-for three PLOGGING_UPDATE_FILE_PERIODs. It is told; one that can resume is killed and goes on. None: never."""
+"""A running task hangs if its log, its usage file and its cpu time stood still for so many seconds, but at
+least for three PLOGGING_UPDATE_FILE_PERIODs. It is told; one that can resume is killed and goes on. None: never.
+"""
 SIS_HASH: Callable[[Any], str] = short_hash
 """From arguments to the last part of a job id."""
 INCLUDE_CREATOR_STATE = False
@@ -224,6 +225,8 @@ PLOGGING_UPDATE_FILE_PERIOD = 60
 """Seconds between two writes of the usage file."""
 RECORD_OUTPUT_HASHES = False
 """Note the SHA-256 of all outputs when a job finishes, for ``sis verify``; reads each output once."""
+SYNC_OUTPUTS = False
+"""Force outputs to the disk before a task counts as finished: also a power cut loses nothing then."""
 CLEANUP_ENVIRONMENT = True
 """Tasks see only the variables named below, so that results do not depend on a shell's."""
 DEFAULT_ENVIRONMENT_KEEP: set[str] = {

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import sisyphus.global_settings as gs
-from sisyphus.atomic_files import remove_unfinished
+from sisyphus.atomic_files import remove_unfinished, sync_tree
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.errors import SisyphusError
 from sisyphus.job_dir import read_save, task_entry
@@ -161,6 +161,8 @@ def _run_task(job: Job, task: Task, task_id: int, engine: EngineBase, *, resume:
     finally:
         os.chdir(gs.BASE_DIR)
         monitor.stop(out_of_memory=out_of_memory, made_with=job._sis_made_with)
+    if gs.SYNC_OUTPUTS:
+        sync_tree(task.path(gs.JOB_OUTPUT))
     if not task.continuable:
         if gs.RECORD_OUTPUT_HASHES:
             note_if_last(job, task, task_id, finished=False)

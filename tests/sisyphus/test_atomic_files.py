@@ -9,7 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from sisyphus.atomic_files import append_line, link_atomically, remove_unfinished, write_atomically
+from sisyphus.atomic_files import (
+    append_line,
+    link_atomically,
+    remove_unfinished,
+    sync_tree,
+    write_atomically,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -76,6 +82,18 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     remove_unfinished(str(tmp_path), 12)
     remove_unfinished(str(tmp_path / "nowhere"), 12)
     assert names(tmp_path) == [".b.13.tmp", "c.12.tmp", "d"]
+
+
+def test_everything_below_a_directory_is_synced(tmp_path, monkeypatch):
+    for name in ("a", "sub/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "sub/link").symlink_to("nowhere")
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    sync_tree(str(tmp_path))
+    places = [tmp_path / "a", tmp_path, tmp_path / "sub/b", tmp_path / "sub"]
+    assert sorted(synced) == sorted(str(place.resolve()) for place in places)
 
 
 def test_errors_pass_through(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ class Various(Job):
         self.out = self.output_var("out")
 
     def tasks(self):
-        for name in ("good", "bad", "leaves", "hungry", "patient", "facts"):
+        for name in ("good", "bad", "leaves", "hungry", "greedy", "patient", "facts"):
             yield Task(name, resume="again")
+        yield Task("greedy_once")
         yield Task("endless", continuable=True)
 
     def good(self):
@@ -36,6 +38,11 @@ class Various(Job):
 
     def hungry(self):
         self.sh("kill -9 $$")
+
+    def greedy(self):
+        raise MemoryError("no more")
+
+    greedy_once = greedy
 
     def patient(self):
         print("ready", flush=True)
@@ -90,6 +97,25 @@ def test_memory_kills_are_noted_and_no_error(project, folder):
     assert done.returncode == 137
     assert "error.hungry.1" not in files(project, folder)
     assert eval(project.read(f"{folder}/usage.hungry.1"))["out_of_memory"] is True
+
+
+def test_memory_errors_interrupt_what_can_go_on(project, folder):
+    done = project.sis("worker", folder, "greedy")
+    assert done.returncode == 137
+    assert "Out of memory, the next run gets more: no more" in done.stderr
+    assert "error.greedy.1" not in files(project, folder)
+    assert eval(project.read(f"{folder}/usage.greedy.1"))["out_of_memory"] is True
+    assert project.sis("worker", folder, "greedy_once").returncode == 1
+    assert "error.greedy_once.1" in files(project, folder)
+
+
+def test_a_marker_that_cannot_be_made_is_told(tmp_path, caplog, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "touch", full)
+    worker._mark_error(tmp_path / "error.run.1")
+    assert "the task counts as interrupted: [Errno 28] No space left on device" in caplog.text
 
 
 def test_output_goes_to_the_log_if_asked(project, folder):

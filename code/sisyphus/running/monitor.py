@@ -18,6 +18,9 @@ from sisyphus.records.gpu import GpuMeter, visible_devices
 from sisyphus.records.task_record import KEY, closing_facts, times_so_far
 from sisyphus.running import usage
 
+_GROWTH = 1.1
+"""A resident memory so many times as large as last written is worth writing at once."""
+
 
 class UsageMonitor:
     """Writes the usage file of the current process: at its start, from time to time, and at its end.
@@ -82,7 +85,7 @@ class UsageMonitor:
 
     def _watch(self) -> None:
         written = logged = time.monotonic()
-        logged_rss = 0.0
+        logged_rss = written_rss = 0.0
         while not self._stopped.wait(gs.PLOGGING_INTERVAL):
             import psutil  # after the first interval: short tasks never pay for the import
 
@@ -95,9 +98,11 @@ class UsageMonitor:
             if changed and not gs.PLOGGING_QUIET and time.monotonic() - logged >= gs.PLOGGING_INTERVAL:
                 logging.info("Uses %.2f GB rss, %.2f GB vms, %.0f %% cpu", now["rss"], now["vms"], now["cpu"])
                 logged, logged_rss = time.monotonic(), now["rss"]
-            if time.monotonic() - written >= gs.PLOGGING_UPDATE_FILE_PERIOD:
+            # if it is killed for its memory, its last words must not be a minute old
+            has_grown = now["rss"] > _GROWTH * max(written_rss, 0.1)
+            if has_grown or time.monotonic() - written >= gs.PLOGGING_UPDATE_FILE_PERIOD:
                 self._try_to_write()
-                written = time.monotonic()
+                written, written_rss = time.monotonic(), now["rss"]
 
     def _note(self, now: dict[str, float]) -> None:
         self._usage["current"] = now

@@ -103,6 +103,17 @@ def test_the_monitor_writes_what_a_task_used(tmp_path, monkeypatch):
     }
 
 
+def test_a_usage_file_that_cannot_be_written_stops_no_task(tmp_path, caplog):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    monitor = UsageMonitor(str(folder / "usage.run.1"), LocalEngine(), {})
+    monitor.start()
+    (folder / "usage.run.1").unlink()
+    folder.rmdir()
+    monitor.stop()
+    assert "Cannot write what the task uses" in caplog.text
+
+
 def test_how_long_a_process_has_been_running():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
