@@ -113,7 +113,7 @@ def _say(found: GraphDiff, old: Snapshot, new: Snapshot, times: _Times) -> None:
 
 def _say_orphaned(found: GraphDiff, old: Snapshot) -> None:
     """Orphaned jobs, apart from those that another one replaces."""
-    replaced = {cause.before for cause in found.causes if cause.replaces}
+    replaced = set(found.replaced.values())
     left = [job_id for job_id in found.orphaned if job_id not in replaced]
     if left:
         say(f"\norphaned{', beside those that are replaced' if replaced else ''}: {_jobs_by_class(left)}")
@@ -176,6 +176,7 @@ def _as_json(found: GraphDiff, new: Snapshot, times: _Times) -> dict[str, Any]:
         "new": found.new,
         "reused": found.reused,
         "orphaned": found.orphaned,
+        "replaced": dict(found.replaced),
         "finished": times.finished([*found.new, *found.reused, *found.orphaned]),
         "saved_s": times.total(found.reused),
         "causes": [

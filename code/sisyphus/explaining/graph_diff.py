@@ -37,6 +37,8 @@ class GraphDiff:
     reused: list[str] = field(default_factory=list)
     orphaned: list[str] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """The orphaned job that a new one stands in place of, by its id."""
 
 
 def compare(old: Snapshot, new: Snapshot) -> GraphDiff:
@@ -55,6 +57,7 @@ def compare(old: Snapshot, new: Snapshot) -> GraphDiff:
         [job_id for job_id in new.jobs if job_id in old.jobs],
         orphaned,
         [replace(cause, followers=tuple(followers[cause.job_id])) for cause in causes],
+        partners.replaced,
     )
 
 
@@ -62,30 +65,29 @@ class _Partners:
     """Which job of the old graph a new one was."""
 
     def __init__(self, old: Snapshot, orphaned: Sequence[str]) -> None:
-        self._found: dict[str, str] = {}
+        self.replaced: dict[str, str] = {}
+        """The job that a new one stands in place of, by its id."""
+        self._like: dict[str, str] = {}
+        """That, or for a job more the one that it was compared with."""
         self._orphaned = _Index(old.jobs[job_id] for job_id in orphaned)
         self._all = _Index(old.jobs.values())
 
     def explain(self, job: JobSnapshot) -> Cause | None:
         """Find the partner of a new job; None if nothing but its inputs is new."""
-        saved = job.saved
-        arguments = {name: _text(node, self._found) for name, node in saved.arguments.items()}
-        same = self._orphaned.equal(saved, arguments)
-        if same is not None:
-            self._take(saved.job_id, same)
-            return None
-        replaced = self._orphaned.closest(job, arguments)
-        before = replaced or self._all.closest(job, arguments)
+        job_id = job.saved.job_id
+        arguments = _texts(job.saved, self.replaced)
+        replaced = self._orphaned.equal(job.saved, arguments) or self._orphaned.closest(job, arguments)
+        if replaced is None:
+            before = self._all.closest(job, _texts(job.saved, self._like))
+        else:
+            before = replaced
+            self.replaced[job_id] = before.saved.job_id
+            self._orphaned.remove(before)
         if before is None:
-            return Cause(saved.job_id, "", False, (), ())
-        changes = tuple(own_differences(before.saved, saved, self._found))
-        if replaced is not None:
-            self._take(saved.job_id, replaced)
-        return Cause(saved.job_id, before.saved.job_id, replaced is not None, changes, ())
-
-    def _take(self, job_id: str, partner: JobSnapshot) -> None:
-        self._found[job_id] = partner.saved.job_id
-        self._orphaned.remove(partner)
+            return Cause(job_id, "", False, (), ())
+        changes = tuple(own_differences(before.saved, job.saved, self._like))
+        self._like[job_id] = before.saved.job_id
+        return Cause(job_id, before.saved.job_id, replaced is not None, changes, ()) if changes else None
 
 
 class _Index:
@@ -98,7 +100,7 @@ class _Index:
         """Jobs by id, by class alone, by class and name, and by class, argument and value."""
         for job in jobs:
             saved = job.saved
-            arguments = {name: _text(node, {}) for name, node in saved.arguments.items()}
+            arguments = _texts(saved, {})
             self._arguments[saved.job_id] = arguments
             self._equal[_whole(saved, arguments)] = job
             for key in self._keys(job, arguments):
@@ -143,6 +145,10 @@ class _Index:
 
 def _whole(saved: SavedJob, arguments: Mapping[str, str]) -> object:
     return saved.class_name, saved.version, tuple(sorted(arguments.items()))
+
+
+def _texts(saved: SavedJob, partners: Mapping[str, str]) -> dict[str, str]:
+    return {name: _text(node, partners) for name, node in saved.arguments.items()}
 
 
 def _text(node: Node, partners: Mapping[str, str]) -> str:

@@ -163,6 +163,7 @@ def test_a_changed_option_is_the_cause_of_all_that_follows(workplace):
     for cause in found.causes:
         assert [change.text() for change in cause.changes] == ["options['alpha']: 1 -> 2"]
         assert len(cause.followers) == 1
+    assert sorted(found.replaced.values()) == sorted(found.orphaned)
 
 
 def test_a_job_more_is_compared_with_one_that_stays(workplace):
@@ -170,7 +171,8 @@ def test_a_job_more_is_compared_with_one_that_stays(workplace):
     found = compare(old, snapshot(**evaluations({"alpha": 1})))
     assert not found.orphaned
     assert len(found.new) == 3
-    (cause,) = [cause for cause in found.causes if "Data" in cause.job_id]
+    (cause,) = found.causes
+    assert len(cause.followers) == 2
     assert not cause.replaces
     assert [change.text() for change in cause.changes] == ["name: 'imdb' -> 'yelp'"]
 
