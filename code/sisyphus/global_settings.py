@@ -261,9 +261,9 @@ DEFAULT_ENVIRONMENT_SET: dict[str, Any] = {
 """Texts may name variables of the original environment: ``$HOME/bin``."""
 
 FORK_SERVER = True
-"""On this machine, start tasks by forking a process that has imported what workers need, where that is safe."""
+"""On this machine, start tasks by forking a process that has imported what they need, where that is safe."""
 FORK_SERVER_PRELOAD: list[str] = []
-"""Modules that this process imports beforehand, such as ``torch``: tasks that use them start that much earlier.
+"""Modules that this process imports beforehand, such as ``torch``: tasks that use them start the earlier.
 
 They must not start threads or touch a GPU when they are imported (then this has no effect, and a warning says
 so), and must not read variables there that jobs set for themselves (such jobs are started as programs)."""

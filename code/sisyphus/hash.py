@@ -16,6 +16,7 @@ import hashlib
 import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 MAX_ENCODED_BYTES = 4096
@@ -27,6 +28,8 @@ _UNBOUND_BUILTIN = (types.MethodDescriptorType, types.WrapperDescriptorType)
 _BOUND_BUILTIN = (types.MethodWrapperType, types.BuiltinMethodType)
 _DEFAULT_CHARS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ABSENT = object()
+_SHORT_TEXT = 200
+"""Texts up to this length are remembered; with every letter escaped they are far from the limit above."""
 
 
 def md5(obj: object) -> str:
@@ -41,8 +44,8 @@ def int_hash(obj: object) -> int:
 
 def short_hash(obj: object, length: int = 12, chars: Sequence[str] = _DEFAULT_CHARS) -> str:
     """Return ``length`` pieces of ``chars`` that stand for ``obj``, least significant first."""
-    number = int_hash(obj)
     base = len(chars)
+    number = int_hash(obj) % base**length  # the rest would not be seen
     pieces = []
     for _ in range(length):
         number, digit = divmod(number, base)
@@ -59,6 +62,8 @@ def sis_hash_helper(obj: Any) -> bytes:
         TypeError: for subclasses of list, set and frozenset, which do not say how they are built.
     """
     cls = type(obj)
+    if cls is str and len(obj) <= _SHORT_TEXT:
+        return _encoded_short_text(obj)
     if cls in _SCALARS:
         return _join(cls, (repr(obj).encode("utf-8"),))
     if isinstance(obj, bytes):
@@ -70,7 +75,7 @@ def sis_hash_helper(obj: Any) -> bytes:
     if cls is set or cls is frozenset:
         return _join(cls, sorted(map(sis_hash_helper, obj)))
     if isinstance(obj, dict):
-        return _join(cls, sorted(map(sis_hash_helper, obj.items())))
+        return _join(cls, sorted([_encoded_pair(key, value) for key, value in obj.items()]))
     if isinstance(obj, types.FunctionType):
         _check_function(obj)
         return _join(cls, (sis_hash_helper(_place(obj)),))
@@ -82,6 +87,18 @@ def sis_hash_helper(obj: Any) -> bytes:
         encoded: bytes = own()
         return encoded
     return _join(cls, (sis_hash_helper(get_object_state(obj)),))
+
+
+@lru_cache(maxsize=1 << 14)
+def _encoded_short_text(text: str) -> bytes:
+    """A text; names of arguments and inputs come again and again."""
+    return f"(str, {text!r})".encode()
+
+
+def _encoded_pair(key: Any, value: Any) -> bytes:
+    """The tuple of both."""
+    encoded = b"(tuple, %b, %b)" % (sis_hash_helper(key), sis_hash_helper(value))
+    return encoded if len(encoded) <= MAX_ENCODED_BYTES else hashlib.sha256(encoded).digest()
 
 
 def _join(cls: type, parts: Iterable[bytes]) -> bytes:

@@ -133,11 +133,12 @@ class Job(metaclass=JobSingleton):
             backup: value as long as it is not set.
         """
         variable = Variable(filename, self, pickle, backup)
-        if variable.get_path() in self._sis_outputs:
+        place = variable.get_path()
+        if place in self._sis_outputs:
             raise AssertionError(
                 f"{self}: the output {filename!r} is declared twice. Give each variable its own name."
             )
-        self._sis_outputs[variable.get_path()] = variable
+        self._sis_outputs[place] = variable
         return variable
 
     def add_input(self, path: AbstractPath) -> AbstractPath:

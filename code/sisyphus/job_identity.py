@@ -58,12 +58,41 @@ def _make(
     _warn_of_jobs_as_arguments(cls, parsed_args)
     if not all(type(value) in _IMMUTABLE for value in (*args, *kwargs.values(), *parsed_args.values())):
         try:
-            args, kwargs, parsed_args = copy.deepcopy((args, kwargs, parsed_args))
+            args, kwargs, parsed_args = deep_copy((args, kwargs, parsed_args), {})
         except TypeError as error:
             raise TypeError(f"{_show(cls)}: an argument cannot be copied: {error}") from error
     job: Job = cls.__new__(cls)
     job._sis_init(job_id, args, kwargs, parsed_args, tags)
     return job
+
+
+def deep_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """Copy as ``copy.deepcopy`` does, several times faster for plain containers.
+
+    Args:
+        value: anything that can be copied.
+        memo: copies by the ids of originals, which live at least as long.
+    """
+    cls = type(value)
+    if cls in _IMMUTABLE:
+        return value
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    copied: Any
+    if cls is list:
+        copied = memo[id(value)] = []
+        copied.extend([deep_copy(item, memo) for item in value])
+    elif cls is dict:
+        copied = memo[id(value)] = {}
+        for key, item in value.items():
+            copied[deep_copy(key, memo)] = deep_copy(item, memo)
+    elif cls is tuple:
+        items = tuple([deep_copy(item, memo) for item in value])
+        copied = memo.setdefault(id(value), items)  # it may contain itself, by way of a list
+    else:
+        copied = copy.deepcopy(value, memo)
+    return copied
 
 
 def _show(cls: type) -> str:
@@ -79,14 +108,14 @@ def parse_arguments(cls: type[Job], args: tuple[Any, ...], kwargs: Mapping[str, 
     Raises:
         TypeError: if the arguments do not fit.
     """
-    spec = _argument_spec(cls.__init__)
-    names = spec.args[1:]
+    init = cls.__init__
+    spec = _argument_spec(init)
+    names, known, defaults = _names_and_defaults(init)
     if len(args) > len(names) and spec.varargs is None:
         _refuse(cls, args, kwargs)
     parsed: dict[str, Any] = dict(zip(names, args, strict=False))
     if spec.varargs is not None:
         parsed[spec.varargs] = tuple(args[len(names) :])
-    known = frozenset(names).union(spec.kwonlyargs)
     if kwargs.keys() <= known:
         surplus: dict[str, Any] = {}
         if not parsed.keys().isdisjoint(kwargs.keys() - frozenset(spec.kwonlyargs)):
@@ -100,7 +129,7 @@ def parse_arguments(cls: type[Job], args: tuple[Any, ...], kwargs: Mapping[str, 
         parsed.update(given)
     if spec.varkw is not None:
         parsed[spec.varkw] = surplus
-    for name, value in _defaults(spec).items():
+    for name, value in defaults.items():
         parsed.setdefault(name, value)
     if any(name not in parsed for name in names) or any(name not in parsed for name in spec.kwonlyargs):
         _refuse(cls, args, kwargs)
@@ -120,10 +149,15 @@ def _argument_spec(init: Callable[..., None]) -> FullArgSpec:
     return spec
 
 
-def _defaults(spec: FullArgSpec) -> dict[str, Any]:
+@cache
+def _names_and_defaults(init: Callable[..., None]) -> tuple[list[str], frozenset[str], dict[str, Any]]:
+    """Names that may be given by place, all names, and the values of those that need not be given."""
+    spec = _argument_spec(init)
+    names = spec.args[1:]
     defaults = spec.defaults or ()
-    names = spec.args[len(spec.args) - len(defaults) :]
-    return {**dict(zip(names, defaults, strict=True)), **(spec.kwonlydefaults or {})}
+    last = spec.args[len(spec.args) - len(defaults) :]
+    known = frozenset(names).union(spec.kwonlyargs)
+    return names, known, {**dict(zip(last, defaults, strict=True)), **(spec.kwonlydefaults or {})}
 
 
 def _refuse(cls: type[Job], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

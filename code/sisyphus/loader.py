@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.machinery
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sisyphus import global_settings as gs
@@ -137,6 +139,18 @@ def default_config() -> str:
 # --- loading ---
 
 
+@contextmanager
+def _seldom_collecting_garbage() -> Iterator[None]:
+    """Let Python look for cycles less often, and afterwards not among what is there: a graph stays."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], 50_000) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.freeze()
+
+
 class ConfigManager:
     """Loads configs, and lets the async ones go on as results come in."""
 
@@ -152,8 +166,9 @@ class ConfigManager:
             NoFunctionError: if a module lacks the function.
         """
         arguments = [arguments] if isinstance(arguments, str) else list(arguments or ())
-        for argument in arguments or [default_config()]:
-            self.load_config(argument)
+        with _seldom_collecting_garbage():
+            for argument in arguments or [default_config()]:
+                self.load_config(argument)
 
     def load_config(self, argument: str) -> None:
         """Load one config: import its module, call its function."""

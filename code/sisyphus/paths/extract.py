@@ -38,34 +38,35 @@ def extract_paths(value: Any) -> set[Any]:
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if type(item) in _LEAVES or id(item) in seen:
+        cls = type(item)
+        if cls in _LEAVES or id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, _SEQUENCES):
-            waiting.extend(item)
-        elif isinstance(item, dict):
-            waiting.extend(_values(item))
+        if cls is dict:
+            waiting += _values(item)
+        elif cls in _PLAIN_CONTAINERS:
+            waiting += item
         elif is_path(item):
             found.add(item)
-            continue
         elif is_job(item):
             found |= item._sis_inputs
             found.update(item._sis_outputs.values())
-            continue
-        elif isinstance(item, (type, enum.Enum)) or hasattr(type(item), "_sis_no_paths_inside"):
-            continue
-        else:
+        elif isinstance(item, (*_SEQUENCES, dict)):
+            waiting += _values(item) if isinstance(item, dict) else item
+            waiting.append(getattr(item, "__dict__", None))
+        elif not (isinstance(item, (type, enum.Enum)) or hasattr(cls, "_sis_no_paths_inside")):
             state = _state_or_nothing(item)
             kept.append(state)
             waiting.append(state)
-            continue
-        if type(item) not in _PLAIN_CONTAINERS:
-            waiting.append(getattr(item, "__dict__", None))
     return found
 
 
 def _values(item: dict[Any, Any]) -> Iterable[Any]:
-    return [value for key, value in item.items() if not (type(key) is str and key.startswith("_sis_"))]
+    return [
+        value
+        for key, value in item.items()
+        if type(value) not in _LEAVES and not (type(key) is str and key.startswith("_sis_"))
+    ]
 
 
 def _state_or_nothing(item: Any) -> Any:
