@@ -248,3 +248,39 @@ def check_fishers() -> Callable[..., None]:
                 torch.testing.assert_close(squares.sums, expected, rtol=1e-4, atol=1e-7)
 
     return check
+
+
+@pytest.fixture
+def check_estimators(tmp_path: Path) -> Callable[..., None]:
+    """``check_estimators(task_type, model, data, refused={name: message})``: all estimators work, or refuse.
+
+    ``data`` is a data folder with a split "train".
+    """
+    from merging import hessians
+    from merging.errors import MergingError
+    from merging.hessians.artifact import StoredHessian
+    from merging.hessians.estimate import estimate
+
+    def check(task_type: str, model: Path, data: Path, *, refused: Mapping[str, str]) -> None:
+        assert refused.keys() <= set(hessians.names())
+        for name in hessians.names():
+            call = partial(
+                estimate,
+                estimator=name,
+                task_type=task_type,
+                model=model,
+                data={"data": data, "split": "train"},
+                options={"max_tokens": 12, "batch_size": 3, "max_examples": 5},
+                seed=0,
+                out=tmp_path / name,
+            )
+            if name in refused:
+                with pytest.raises(MergingError, match=refused[name]):
+                    call()
+                continue
+            call()
+            hessian = StoredHessian(tmp_path / name, label=name)
+            tensors = [hessian.checkpoint.read(key) for key in hessian.checkpoint.tensors]
+            assert hessian.record.num_examples == 5 and any(tensor.any() for tensor in tensors)
+
+    return check

@@ -184,6 +184,14 @@ def test_fishers_are_those_of_single_examples(clip: Path, check_fishers: Callabl
     check_fishers(task, processor, model, rows, log_p)
 
 
+def test_every_estimator(
+    clip: Path, write_images: Callable[..., Path], check_estimators: Callable[..., None]
+) -> None:
+    """Of a model that names no classes: it takes those of the data."""
+    data = write_images("animals", ANIMALS, seed=0)
+    check_estimators(TASK, clip, data, refused={"mask_nodes": "names no num_attention_heads"})
+
+
 def test_from_training_to_a_merged_model_that_is_judged(
     clip: Path, write_images: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -164,6 +164,18 @@ def test_data_of_another_kind_are_refused(columns: dict[str, list[Any]], message
         tasks.load(TASK).check(datasets.Dataset.from_dict(columns))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_estimator(
+    kind: str,
+    write_language_model: WriteModel,
+    write_data: WriteData,
+    check_estimators: Callable[..., None],
+) -> None:
+    data = write_data("choices", {"train": rows_of(EXAMPLES) * 2})
+    refused = {"mask_nodes": "mask_nodes"} if kind == "t5" else {}
+    check_estimators(TASK, write_language_model(kind), data, refused=refused)
+
+
 @pytest.mark.parametrize(
     ("task_type", "kind"), [(TASK, "t5"), (TASK, "gpt2"), ("multiple_choice_normalised", "t5")]
 )

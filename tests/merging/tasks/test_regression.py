@@ -109,6 +109,13 @@ def test_a_classifier_is_no_regressor(tiny_language_model: Path, tmp_path: Path)
         )
 
 
+def test_every_estimator(
+    regressor: Path, write_data: WriteData, check_estimators: Callable[..., None]
+) -> None:
+    data = write_data("numbers", {"train": [{"text": text, "label": 0.5} for text in TEXTS * 2]})
+    check_estimators(TASK, regressor, data, refused={})
+
+
 def test_from_training_to_a_merged_model_that_is_judged(
     tiny_language_model: Path, write_data: WriteData, tmp_path: Path
 ) -> None:

@@ -186,6 +186,58 @@ def test_data_of_another_kind_are_refused(
         tasks.load(TASK).check(datasets.Dataset.from_dict(columns, features=datasets.Features(features)))
 
 
+def test_every_estimator(tagger: Path, write_data: WriteData, check_estimators: Callable[..., None]) -> None:
+    names = [[TAGS[label] for label in labels] for labels in LABELS]
+    rows = [{"words": words, "label": tags} for words, tags in zip(SENTENCES, names, strict=True)]
+    data = write_data("tagged", {"train": rows * 2})
+    check_estimators(TASK, relabelled(tagger), data, refused={})
+
+
+def relabelled(tagger: Path) -> Path:
+    """Local data number their labels in the order of their names."""
+    config = json.loads((tagger / "config.json").read_text())
+    config["id2label"] = dict(enumerate(sorted(TAGS)))
+    (tagger / "config.json").write_text(json.dumps(config))
+    return tagger
+
+
+def test_each_task_keeps_its_own_tags(
+    tagger: Path, bert: Path, write_data: WriteData, tmp_path: Path
+) -> None:
+    """Merged with ``head: per_task``: one body for names and for parts of speech."""
+    task = tasks.load(TASK)
+    speech = ("NOUN", "VERB")
+    words = task.build_model(model=str(bert), architecture=None, label_names=speech, dropout=None, seed=1)
+    with quiet():
+        words.save_pretrained(tmp_path / "speech")
+        task.load_processor(model=str(bert)).save_pretrained(tmp_path / "speech")
+    folders = {"names": relabelled(tagger), "speech": tmp_path / "speech"}
+    rows = {
+        "names": [{"words": ["anna", "smith", "runs"], "label": ["B-PER", "I-PER", "O"]}] * 3,
+        "speech": [{"words": ["anna", "runs"], "label": ["NOUN", "VERB"]}] * 3,
+    }
+    data = {name: write_data(name, {"test": its}) for name, its in rows.items()}
+    merge_checkpoints(
+        method="average",
+        options={},
+        base=None,
+        models=folders,
+        extras={},
+        policy={"head": "per_task"},
+        out=tmp_path / "merged",
+    )
+    evaluate(
+        task_type=TASK,
+        model=tmp_path / "merged",
+        data={name: {"data": folder, "split": "test"} for name, folder in data.items()},
+        options={"max_tokens": 8, "bootstrap_samples": 5},
+        out=tmp_path / "evaluation",
+    )
+    for name, known in {"names": set(TAGS), "speech": set(speech)}.items():
+        lines = (tmp_path / "evaluation" / "predictions" / f"{name}.jsonl").read_text().splitlines()
+        assert {tag for line in lines for tag in json.loads(line)["prediction"]} <= known
+
+
 def test_from_training_to_a_merged_model_that_is_judged(
     bert: Path, write_data: WriteData, tmp_path: Path
 ) -> None:
