@@ -88,3 +88,31 @@ def test_the_wrong_statistic_is_refused(
     given = dict.fromkeys(models, tmp_path / "diagonal")
     with pytest.raises(CheckpointError, match="grams needs 'gram' or 'kfac'"):
         merged(tmp_path / "out", "regmean", models, extras={"grams": given})
+
+
+@pytest.mark.parametrize("estimator", [*CASES, "fisher_mc"])
+def test_a_statistic_of_another_shape_is_refused(
+    estimator: str, tmp_path: Path, models: dict[str, Path], write_texts: Callable[..., Path]
+) -> None:
+    """Of the same model by its hash, as a damaged file or a hand-made one would be."""
+    folder = tmp_path / "cut"
+    estimate(
+        estimator=estimator,
+        task_type="sequence_classification",
+        model=models["a"],
+        data={"data": str(write_texts([0, 1])), "split": "train"},
+        options={"max_tokens": 8},
+        seed=0,
+        out=folder,
+    )
+    tensors = load_file(folder / "hessian.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dim() == 2)
+    tensors[name] = tensors[name][:-1, :-1].contiguous()
+    save_file(tensors, folder / "hessian.safetensors", metadata={"format": "pt"})
+    method, options, key, _ = CASES.get(estimator, ("fisher", {}, "hessians", ""))
+    given = {"models": {"a": models["a"]}, "options": options, "extras": {key: {"a": folder}}}
+    with pytest.raises(
+        CheckpointError, match=r"factor is \(7, 7\)|do not fit|and \(15, 7\) in hessians\['a'\]"
+    ):
+        merged(tmp_path / "out", method, **given)
+    assert not (tmp_path / "out").exists()
