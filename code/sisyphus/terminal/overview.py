@@ -60,9 +60,9 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Colours, carriage returns and what else would do something to a terminal."""
 
 HOW_TO_RETRY = {
-    gs.STATE_ERROR: "repaired? start the manager with -co, which runs jobs in error again",
-    gs.STATE_INTERRUPTED_NOT_RESUMABLE: "start the manager with -cio, which runs interrupted jobs again",
-    gs.STATE_RETRY_ERROR: "repaired? remove submit_log.* in the job's directory, and start the manager again",
+    gs.STATE_ERROR: "repaired? sis retry JOB, or start the manager with -co, which runs all of them anew",
+    gs.STATE_INTERRUPTED_NOT_RESUMABLE: "sis retry JOB, or start the manager with -cio, which runs all of them anew",
+    gs.STATE_RETRY_ERROR: "repaired? sis retry JOB, and start the manager again",
     gs.STATE_QUEUE_ERROR: "ask for less, or let the engine give more; then start the manager again",
 }
 """What a person can do, by state."""
