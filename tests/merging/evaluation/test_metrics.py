@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, intervals against theory."""
 
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -49,10 +50,15 @@ def test_whoever_always_says_the_same_is_not_correlated() -> None:
 
 def test_evaluate_loads_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path))
-    for name in REFERENCE:
+    given: dict[str, tuple[list[Any], list[Any], float]] = {
+        name: ([0, 1, 1], [0, 1, 0], score([0, 1, 0], [0, 1, 1])) for name, score in REFERENCE.items()
+    }
+    given["exact_match"] = (["a b", "c"], ["b", "d"], 0.5)
+    given["perplexity"] = ([-2.0, -2.0], [1, 3], np.e)
+    for name, (predictions, references, expected) in given.items():
         module = evaluate.load(str(Path(metrics.__path__[0]) / name), cache_dir=str(tmp_path))
-        value = module.compute(predictions=[0, 1, 1], references=[0, 1, 0])
-        assert value == {name: pytest.approx(REFERENCE[name]([0, 1, 0], [0, 1, 1]))}
+        value = module.compute(predictions=predictions, references=references)
+        assert value == {name: pytest.approx(expected)}
 
 
 def test_the_interval_of_accuracy_is_that_of_a_proportion() -> None:
