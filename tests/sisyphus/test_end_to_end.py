@@ -137,7 +137,7 @@ def test_a_failing_job_is_shown_and_does_not_stop_the_others(project):
     assert "error: jobs/Bad." in summary
     assert "made at config/exp.py:7 in py" in summary
     assert f"log: work/jobs/{project.job_dir('Bad').name}/log.run.1" in summary
-    assert "error: repaired? start the manager with -co" in summary
+    assert "error: repaired? sis retry JOB, or start the manager with -co" in summary
     assert "Output output/good" in summary
     assert "Not computed: output/after" in summary
     assert project.read("output/good").strip() == "1"
