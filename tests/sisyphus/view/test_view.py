@@ -1,0 +1,173 @@
+"""What there is to see: states beside a manager that works, layers of a drawing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sisyphus import Job, Task
+from sisyphus.engines.base import EngineBase, EngineSelector
+from sisyphus.engines.local import LocalEngine
+from sisyphus.graph import SISGraph
+from sisyphus.outputs.targets import OutputCall, OutputPath, OutputReport
+from sisyphus.states import State
+from sisyphus.view import layout, tree
+from sisyphus.view.facts import look
+from sisyphus.view.job_states import states_of
+
+
+class Step(Job):
+    def __init__(self, name, *inputs):
+        self.inputs = inputs
+        self.out = self.output_path("out")
+
+    def tasks(self):
+        yield Task("run", args=[1, 2])
+
+    def run(self, number):
+        pass
+
+
+class Broken(Job):
+    def __init__(self):
+        self.out = self.output_path("out")
+
+    def tasks(self):
+        raise RuntimeError("no tasks today")
+
+
+class Asked(EngineBase):
+    """An engine in which everything runs; counting a task as its own would fail."""
+
+    waits_for_file_system = False
+
+    def look(self, task, task_id):
+        return State.RUNNING.value
+
+    def task_state(self, task, task_id):
+        raise AssertionError("only looking was allowed")
+
+
+def graph_of(**outputs):
+    graph = SISGraph()
+    for name, path in outputs.items():
+        graph.add_target(OutputPath(name, path))
+    return graph
+
+
+def test_states_in_all_stages(workplace):
+    first = Step("first")
+    second = Step("second", first.out)
+    assert states_of([first, second], None) == {first: State.RUNNABLE, second: State.WAITING}
+    first._sis_setup_directory()
+    assert states_of([first], Asked())[first] is State.RUNNING
+    assert states_of([first], EngineSelector({"a": Asked()}, "a"))[first] is State.RUNNING
+    assert states_of([first], LocalEngine())[first] is State.RUNNABLE
+    (workplace / first._sis_path() / "hold").touch()
+    assert states_of([first], Asked())[first] is State.HOLD
+    (workplace / first._sis_path() / "hold").unlink()
+    first._sis_dir.mark_task("error", "run", 2)
+    assert states_of([first], None)[first] is State.ERROR
+    (workplace / first._sis_path() / "error.run.2").unlink()
+    for task_id in (1, 2):
+        first._sis_dir.mark_task("finished", "run", task_id)
+    assert states_of([first, second], None) == {first: State.FINISHED, second: State.RUNNABLE}
+    assert "finished" not in first._sis_dir.names()
+
+
+def test_broken_code_is_an_error(workplace):
+    job = Broken()
+    job._sis_setup_directory()
+    assert states_of([job], None)[job] is State.ERROR
+    (facts,) = look(graph_of(x=job.out), None).jobs
+    assert "no tasks today" in facts.broken
+
+
+def test_all_kinds_of_targets(workplace):
+    graph = graph_of(x=Step("a").out)
+    graph.add_target(OutputReport("report", {"x": Step("b").out}))
+    graph.add_target(OutputCall(print, (Step("c").out,)))
+    facts = look(graph, None)
+    assert sorted(target.kind for target in facts.targets) == ["callback", "output", "report"]
+    assert len(facts.jobs) == 3
+    json.dumps(facts.as_json())
+
+
+def test_running_jobs_are_seen_from_another_process(project, wait_for):
+    project.config(
+        'tk.register_output("a", Slow().out)',
+        recipe="""
+        class Slow(Job):
+            def __init__(self):
+                self.out = self.output_path("out")
+            def info(self):
+                return "half way"
+            def completed_fraction(self):
+                return 0.5
+            def tasks(self):
+                yield Task("run", rqmt={"mem": 0.1})
+            def run(self):
+                while not File(gs.BASE_DIR, "end").exists():
+                    time.sleep(0.02)
+                File(self.out.get_path()).touch()
+        """,
+    )
+    manager = project.start_manager()
+    wait_for(lambda: list(project.path.glob("work/**/usage.run.1")))
+    facts = json.loads(project.sis("status", "--json", "config/exp.py").stdout)
+    (job,) = facts["jobs"]
+    assert (job["state"], job["progress"], job["info"]) == ("running", 0.5, "half way")
+    assert job["tasks"][0]["logs"]
+    assert job["usage"]["wall_s"] > 0
+    project.write("end", "")
+    manager.communicate(timeout=30)
+    assert manager.returncode == 0
+
+
+# --- drawing ---
+
+
+def diamond():
+    top = Step("top")
+    left, right = Step("left", top.out), Step("right", top.out)
+    return look(graph_of(x=Step("bottom", left.out, right.out).out, y=top.out), None)
+
+
+def test_layers_and_positions(workplace):
+    boxes = layout.arrange(layout.boxes_of_jobs(diamond()))
+    assert sorted(box.layer for box in boxes) == [0, 1, 1, 2]
+    places = {(box.layer, box.position) for box in boxes}
+    assert len(places) == 4
+    by_layer = {layer: [box.position for box in boxes if box.layer == layer] for layer in range(3)}
+    assert by_layer[0] == by_layer[2] == [sum(by_layer[1]) / 2]
+
+
+def test_lines_do_not_cross_if_they_need_not(workplace):
+    ends = [Step(f"end{i}", Step(f"begin{i}").out) for i in range(6)]
+    facts = look(graph_of(**{f"t{5 - i}": end.out for i, end in enumerate(ends)}), None)
+    boxes = {box.key: box for box in layout.arrange(layout.boxes_of_jobs(facts))}
+    assert all(boxes[creator].position == box.position for box in boxes.values() for creator in box.inputs)
+
+
+def test_boxes_by_class(workplace):
+    ends = [Step(f"end{i}", Step(f"begin{i}").out) for i in range(6)]
+    facts = look(graph_of(**{f"t{i}": end.out for i, end in enumerate(ends)}), None)
+    boxes = layout.arrange(layout.boxes_of_classes(facts))
+    assert [(box.layer, sum(box.states.values())) for box in boxes] == [(0, 6), (1, 6)]
+    assert boxes[1].inputs == (boxes[0].key,)
+
+
+def test_an_empty_graph(workplace):
+    facts = look(SISGraph(), None)
+    assert layout.arrange(layout.boxes_of_jobs(facts)) == []
+    assert list(tree.lines(facts)) == []
+
+
+@pytest.mark.parametrize("depth", [3000])
+def test_long_chains(workplace, depth):
+    path = Step("0").out
+    for number in range(1, depth):
+        path = Step(str(number), path).out
+    facts = look(graph_of(x=path), None)
+    assert len(list(tree.lines(facts))) == depth + 1
+    assert max(box.layer for box in layout.arrange(layout.boxes_of_jobs(facts))) == depth - 1
