@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -370,8 +371,25 @@ def _signal(entry: Entry, signal_number: int) -> None:
 
 
 def _wait_for_stranger(pid: int) -> None:
-    """Wait for the end of a process that is not our child."""
-    import psutil  # not needed unless an earlier manager left tasks running
+    """Wait for the end of a process that is not our child.
+
+    On Linux nothing is imported for it: a thread that loads a library while the program ends crashes it.
+    """
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):  # another system, or an old kernel
+        _wait_with_psutil(pid)
+        return
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    poll.poll()
+    os.close(handle)
+
+
+def _wait_with_psutil(pid: int) -> None:
+    import psutil
 
     try:
         psutil.Process(pid).wait()

@@ -395,3 +395,20 @@ def test_cancelling_uses_force_on_a_task_that_does_not_listen(local, monkeypatch
         pass
     engine.cancel(task, patience_s=0.2)
     assert engine.task_state(task, 1) == "unknown"
+
+
+def test_threads_that_wait_for_strangers_import_nothing():
+    """A thread that loads a library while the program ends crashed every eighth manager that was refused."""
+    code = (
+        "import subprocess, sys\n"
+        "from sisyphus.engines.local import _wait_for_stranger\n"
+        "child = subprocess.Popen(['true'])\n"
+        "known = set(sys.modules)\n"
+        "_wait_for_stranger(child.pid)\n"
+        "_wait_for_stranger(child.pid)\n"  # it is a zombie, and then gone
+        "child.wait()\n"
+        "_wait_for_stranger(child.pid)\n"
+        "print(sorted(set(sys.modules) - known))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
