@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from merging import models, tasks
-from merging.errors import CheckpointError
+from merging.errors import CheckpointError, OptionError
 from merging.merge.heads import is_head
 
 if TYPE_CHECKING:
@@ -31,8 +31,16 @@ def task_networks(
 
     Returns:
         Networks by task; one and the same for tasks without heads of their own.
+
+    Raises:
+        OptionError: predictions of the task type have no entropy that could be minimised.
     """
     task_module = tasks.load(task_type)
+    if tasks.label_distribution(task_module) != "categorical":
+        raise OptionError(
+            f"adaptation minimises the entropy of predicted classes, and {task_type} predicts numbers. "
+            "Look for coefficients on validation data instead (merging search)."
+        )
     assert opened.files_from is not None
     if opened.heads_from is None:
         network = task_module.load_model(str(opened.files_from), tensors=tensors)
@@ -47,6 +55,12 @@ def task_networks(
         found[task] = network.to(device)
         shared = shared or {name: its for name, its in network.named_parameters() if not is_head(name)}
     return found
+
+
+def leave_out_made_heads(task_type: str, opened: OpenMerge) -> None:
+    """Write no heads beside a merged model whose heads are made from the names of classes (CLIP)."""
+    if isinstance(tasks.load(task_type), tasks.OpenLabels):
+        opened.heads_from = None
 
 
 def stored_names(network: Any, tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from merging import methods, tasks
 from merging.adaptation.adamerging import Coefficients
 from merging.adaptation.batches import Inputs
 from merging.adaptation.entropy import CollapseMonitor, marginal, mean_entropy
-from merging.adaptation.networks import share_parameters, stored_names, task_networks
+from merging.adaptation.networks import leave_out_made_heads, share_parameters, stored_names, task_networks
 from merging.adaptation.options import AdaMergingOptions, check_unlabelled
 from merging.adaptation.progress import Progress
 from merging.data import splits
@@ -119,7 +119,9 @@ def adapt(
         text = json.dumps(record, indent=2) + "\n"
         (folder / RECORD_NAME).write_text(text, encoding="utf-8")
 
-    open_merge(**call, options=learned).write(out, finish=finish)
+    merge = open_merge(**call, options=learned)
+    leave_out_made_heads(task_type, merge)
+    merge.write(out, finish=finish)
 
 
 class Learner:
@@ -148,7 +150,7 @@ class Learner:
         place = self._device if self._has_room(vectors) else torch.device("cpu")
         self.coefficients = Coefficients(
             {name: tensors[name].to(self._device) for name in used},
-            {name: vectors[name].flatten(1).to(place) for name in used},
+            {name: vectors[name].reshape(len(opened.call.tasks), -1).to(place) for name in used},
             opened.call.tasks,
             options,
         )

@@ -16,7 +16,7 @@ from merging import tasks
 from merging.adaptation import wemoe_files
 from merging.adaptation.batches import Inputs
 from merging.adaptation.entropy import mean_entropy
-from merging.adaptation.networks import task_networks
+from merging.adaptation.networks import leave_out_made_heads, task_networks
 from merging.adaptation.options import WemoeOptions, check_unlabelled
 from merging.adaptation.progress import Progress
 from merging.adaptation.run import keep_task_vectors
@@ -108,6 +108,7 @@ def upscale_and_learn(
         "data": {name: splits.describe(its) for name, its in sorted(data.items())},
         "curve": curve,
     }
+    leave_out_made_heads(task_type, opened)
     opened.write(out, finish=lambda folder: wemoe_files.save(folder, gates, used, record))
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from merging import tasks
+from merging.adaptation.run import adapt
 from merging.errors import CheckpointError, OptionError
 from merging.evaluation.run import evaluate
 from merging.files.checkpoints import open_checkpoint
@@ -190,6 +191,45 @@ def test_every_estimator(
     """Of a model that names no classes: it takes those of the data."""
     data = write_images("animals", ANIMALS, seed=0)
     check_estimators(TASK, clip, data, refused={"mask_nodes": "names no num_attention_heads"})
+
+
+def test_coefficients_are_learned_under_the_head_of_each_task(
+    clip: Path, write_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    """AdaMerging of image towers, as it was published."""
+    data = {
+        name: {"data": write_images(name, classes, seed=seed), "split": "train"}
+        for seed, (name, classes) in enumerate({"animals": ANIMALS, "numbers": ("zero", "one")}.items())
+    }
+    folders = {}
+    for name, classes in {"animals": ANIMALS, "numbers": ("zero", "one")}.items():
+        model = build(clip, classes)
+        with torch.no_grad():
+            model.visual_projection.weight += 0.3 * torch.randn(
+                model.visual_projection.weight.shape, generator=torch.Generator().manual_seed(len(classes))
+            )
+        folders[name] = tmp_path / f"model_{name}"
+        with quiet():
+            model.save_pretrained(folders[name])
+            tasks.load(TASK).load_processor(model=str(clip)).save_pretrained(folders[name])
+    adapt(
+        task_type=TASK,
+        base=clip,
+        models=folders,
+        data=data,
+        options={"num_steps": 3, "batch_size": 4, "learning_rate": 0.1},
+        seed=0,
+        out=tmp_path / "adapted",
+    )
+    record = json.loads((tmp_path / "adapted" / "adaptation.json").read_text())
+    assert record["curve"][0]["entropies"] != record["curve"][2]["entropies"]
+    evaluate(
+        task_type=TASK,
+        model=tmp_path / "adapted",
+        data={name: {**its, "split": "test"} for name, its in data.items()},
+        options={"bootstrap_samples": 5},
+        out=tmp_path / "evaluation",
+    )
 
 
 def test_from_training_to_a_merged_model_that_is_judged(

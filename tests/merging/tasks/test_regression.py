@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from merging import tasks
-from merging.errors import CheckpointError, DataError
+from merging.adaptation.run import adapt
+from merging.errors import CheckpointError, DataError, OptionError
 from merging.evaluation.run import evaluate, predict
 from merging.hessians import _gaussian
 from merging.hessians.artifact import StoredHessian
@@ -114,6 +115,20 @@ def test_every_estimator(
 ) -> None:
     data = write_data("numbers", {"train": [{"text": text, "label": 0.5} for text in TEXTS * 2]})
     check_estimators(TASK, regressor, data, refused={})
+
+
+def test_numbers_have_no_entropy_to_minimise(regressor: Path, write_data: WriteData, tmp_path: Path) -> None:
+    data = write_data("numbers", {"train": [{"text": text, "label": 0.5} for text in TEXTS]})
+    with pytest.raises(OptionError, match="regression predicts numbers"):
+        adapt(
+            task_type=TASK,
+            base=regressor,
+            models={"a": regressor, "b": regressor},
+            data={name: {"data": data, "split": "train"} for name in ("a", "b")},
+            options={"num_steps": 1, "max_tokens": 8},
+            seed=0,
+            out=tmp_path / "adapted",
+        )
 
 
 def test_from_training_to_a_merged_model_that_is_judged(
