@@ -11,6 +11,7 @@ from merging import tasks
 from merging.errors import CheckpointError, DataError, OptionError
 from merging.evaluation.run import evaluate, predict
 from merging.hessians import _categorical, fisher_empirical, fisher_exact, fisher_mc
+from merging.hessians._factors import FactorSums
 from merging.hessians._per_example import SquaredGradients
 from merging.hessians.estimate import estimate
 from merging.merge.streaming import merge_checkpoints
@@ -374,3 +375,37 @@ def test_from_training_to_a_merged_model_that_is_judged(
         out=tmp_path / "predictions.jsonl",
     )
     assert set(json.loads((tmp_path / "predictions.jsonl").read_text())) == {"id", "prediction"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_factors_leave_out_the_padding_of_each_side(kind: str, write_language_model: WriteModel) -> None:
+    folder = write_language_model(kind)
+    task = tasks.load(KINDS[kind])
+    processor = task.load_processor(model=str(folder))
+    columns = {  # padded to one length on both sides, though no example has it
+        "text": ["w1 w2 w3", "w4"],
+        "target": ["w1 w1", "w4 w4 w2"],
+        "prompt": ["w1 w2 w3", "w4"],
+        "completion": ["w1 w2", "w4"],
+    }
+    names = ("text", "target") if KINDS[kind] == SEQ2SEQ else ("prompt", "completion")
+    rows = rows_of(task.encode({name: columns[name] for name in names}, processor, max_tokens=16))
+    model = task.load_model(str(folder))
+    sums = {}
+    for batches in ([rows], [[row] for row in rows]):
+        factors = FactorSums(model, task.scores, outputs=True)
+        for some in batches:
+            batch = task.collate(some, processor)
+            labels = batch.pop("labels")
+            factors.add(
+                batch,
+                lambda scores, labels=labels: fisher_empirical.cotangents(
+                    scores, labels, examples=[0] * len(labels), num_samples=1, seed=0
+                ),
+            )
+        sums[len(batches)] = factors
+    assert sums[1].num_positions == sums[2].num_positions
+    assert len(set(sums[1].num_positions.values())) == (2 if KINDS[kind] == SEQ2SEQ else 1)
+    together, alone = sums[1].means(), sums[2].means()
+    for name, pair in together.items():
+        torch.testing.assert_close(pair, alone[name], rtol=1e-4, atol=1e-6)
