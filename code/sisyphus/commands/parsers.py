@@ -164,5 +164,8 @@ def _keeping(add: Add) -> None:
     parser.add_argument(
         "--all-outputs", action="store_true", help="with the outputs of all jobs, not only hashes"
     )
+    parser.add_argument(
+        "--licence", metavar="URL", help="how it may be used: address of a licence, or a text"
+    )
     parser = add("completion", "completion.run", "print what completes commands and files in a shell")
     parser.add_argument("shell", choices=("bash", "zsh"))

@@ -14,6 +14,7 @@ and inputs as objects, outputs as results.
 from __future__ import annotations
 
 import json
+import mimetypes
 import os
 import shutil
 import tarfile
@@ -38,13 +39,19 @@ _KEPT = (gs.JOB_INFO, f"{gs.JOB_LOG}.", f"{gs.PLOGGING_FILE}.", f"{gs.ENGINE_SUB
 """Beginnings of the names of what is exported of a job folder, beside outputs."""
 
 
-def export_job(job_id: str, directory: str, *, all_outputs: bool = False) -> list[str]:
+_NO_LICENCE = "No licence was chosen: ask whoever made this before you use it."
+
+
+def export_job(
+    job_id: str, directory: str, *, all_outputs: bool = False, licence: str = _NO_LICENCE
+) -> list[str]:
     """Write the crate.
 
     Args:
         job_id: of a finished job.
         directory: is made; it must not exist.
         all_outputs: with the outputs of all jobs; else of the others only names, sizes and hashes.
+        licence: how the folder may be used: the address of a licence, or a text.
 
     Returns:
         The ids of all jobs in it, dependencies first.
@@ -60,7 +67,7 @@ def export_job(job_id: str, directory: str, *, all_outputs: bool = False) -> lis
     ids = _with_ancestors(job_id, folders)
     temporary = f"{directory}.{os.getpid()}.tmp"
     try:
-        _Crate(temporary, job_id, all_outputs).write(ids, folders)
+        _Crate(temporary, job_id, all_outputs, licence).write(ids, folders)
         os.rename(temporary, directory)
     finally:
         if os.path.lexists(temporary):
@@ -115,7 +122,7 @@ def _jobs_in(node: Node) -> set[str]:
 
 
 class _Crate:
-    def __init__(self, directory: str, target: str, all_outputs: bool) -> None:
+    def __init__(self, directory: str, target: str, all_outputs: bool, licence: str) -> None:
         from rocrate.rocrate import ROCrate
 
         self._directory = directory
@@ -127,6 +134,9 @@ class _Crate:
         self._crate.description = f"{target}, and all that it was made from."
         self._crate.root_dataset["conformsTo"] = {"@id": _PROFILE}
         self._add(_PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"})
+        self._crate.license = licence
+        if licence.startswith(("https://", "http://")):
+            self._crate.license = self._add(licence, {"@type": "CreativeWork", "name": licence})
         self._outputs: dict[str, list[Any]] = {}
         """Entities of the outputs, by job."""
 
@@ -156,12 +166,11 @@ class _Crate:
             self._value(f"#{job_id}/arguments/{name}", name, str(node))
             for name, node in sorted(saved.arguments.items())
         ]
+        status = "Completed" if folder.is_finished() else "Failed"
         properties: dict[str, Any] = {
             "@type": "CreateAction",
             "name": job_id,
-            "actionStatus": {
-                "@id": f"http://schema.org/{'Completed' if folder.is_finished() else 'Potential'}ActionStatus"
-            },
+            "actionStatus": f"http://schema.org/{status}ActionStatus",
         }
         ended = [record.ended for record in records if record.ended is not None]
         if ended:
@@ -169,9 +178,9 @@ class _Crate:
             properties["endTime"] = _iso(max(ended))
         action = self._add(f"#{job_id}", properties)
         action["instrument"] = self._software(saved, records)
-        action["object"] = arguments + inputs
-        action["result"] = self._outputs[job_id]
-        action["resourceUsage"] = list(self._usage(job_id, records))
+        action["object"] = _compact(arguments + inputs)
+        action["result"] = _compact(self._outputs[job_id])
+        action["resourceUsage"] = _compact(list(self._usage(job_id, records)))
         return action
 
     def _value(self, identifier: str, name: str, value: object) -> Any:
@@ -205,13 +214,14 @@ class _Crate:
                 properties["description"] = "Files of the repository were changed since this commit."
         listed = ",".join(f"{name}-{packages[name]}" for name in sorted(packages))
         software = self._add(f"#{saved.class_name}@{version[:12]}/{listed}", properties)
-        software["softwareRequirements"] = [
+        requirements = [
             self._add(
                 f"#{name}-{number}",
                 {"@type": "SoftwareApplication", "name": name, "softwareVersion": number},
             )
             for name, number in sorted(packages.items())
         ]
+        software["softwareRequirements"] = _compact(requirements)
         return software
 
     def _files(self, job_id: str, folder: JobDir, saved: SavedJob) -> None:
@@ -243,8 +253,15 @@ class _Crate:
                 yield self._add(f"#{place}", {"@type": "CreativeWork", **properties})
 
 
+def _compact(values: list[Any]) -> Any:
+    """A list of one is written as that one."""
+    return values[0] if len(values) == 1 else values
+
+
 def _file(name: str, size: int | None) -> dict[str, Any]:
-    return {"name": name} if size is None else {"name": name, "contentSize": str(size)}
+    kind = "text/plain" if name.startswith(_KEPT) else mimetypes.guess_type(name)[0]
+    properties = {"name": name, "encodingFormat": kind or "application/octet-stream"}
+    return properties if size is None else {**properties, "contentSize": str(size)}
 
 
 def _records_in(folder: JobDir) -> Iterator[tuple[str, bytes]]:

@@ -169,7 +169,8 @@ def test_export_holds_the_whole_way(computed):
     assert action["@type"] == "CreateAction"
     assert found[f"#{target}/arguments/rate"]["value"] == "0.5"
     assert {"@id": f"#{data}/data.txt"} in action["object"]
-    (result,) = [found[part["@id"]] for part in action["result"]]
+    result = found[action["result"]["@id"]]
+    assert root["license"].startswith("No licence was chosen")
     file = folder / "outputs" / target / "model"
     assert file.read_text() == "('imdb', 0.5)\n"
     assert (
