@@ -10,7 +10,7 @@ import torch
 from merging import tasks
 from merging.errors import CheckpointError, DataError, OptionError
 from merging.evaluation.run import evaluate, predict
-from merging.hessians import _categorical, fisher_empirical, fisher_exact, fisher_mc
+from merging.hessians import _categorical, check_call, fisher_empirical, fisher_exact, fisher_mc
 from merging.hessians._factors import FactorSums
 from merging.hessians._per_example import SquaredGradients
 from merging.hessians.estimate import estimate
@@ -263,6 +263,51 @@ def test_fishers_are_those_of_single_examples(
             )
         # norms and softmax of some models compute in float32 whatever the model is
         torch.testing.assert_close(squares.sums, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_drawn_tokens_give_the_exact_fisher_on_average(kind: str, write_language_model: WriteModel) -> None:
+    folder = write_language_model(kind)
+    task, processor, rows = encoded(kind, folder)
+    model = task.load_model(str(folder))
+    batch = task.collate(rows, processor)
+    labels = batch.pop("labels")
+    found = {}
+    for estimator, num_samples in ((fisher_exact, 1), (fisher_mc, 300)):
+        squares = SquaredGradients(model, task.scores)
+        squares.add(
+            batch,
+            lambda scores, estimator=estimator, num_samples=num_samples: estimator.cotangents(
+                scores, labels, examples=[0, 1, 2], num_samples=num_samples, seed=0
+            ),
+        )
+        found[estimator] = torch.cat([total.flatten() for total in squares.sums.values()])
+    exact, drawn = found[fisher_exact], found[fisher_mc]
+    assert drawn.sum() == pytest.approx(float(exact.sum()), rel=0.1)
+    assert (drawn - exact).norm() < 0.2 * exact.norm()
+
+
+def test_losses_of_texts_are_sums_or_means(
+    write_language_model: WriteModel, write_data: WriteData, tmp_path: Path
+) -> None:
+    model = write_language_model("gpt2")
+    data = write_data("pairs", {"train": SPLITS[CAUSAL](0)})  # completions of two tokens
+    found = {}
+    for reduction in ("sum", "mean"):
+        estimate(
+            estimator="fisher_empirical",
+            task_type=CAUSAL,
+            model=model,
+            data={"data": data, "split": "train"},
+            options={"max_tokens": 8, "token_reduction": reduction},
+            seed=0,
+            out=tmp_path / reduction,
+        )
+        found[reduction] = load_file(tmp_path / reduction / "hessian.safetensors")
+    for name, total in found["sum"].items():
+        torch.testing.assert_close(total, 4 * found["mean"][name])
+    with pytest.raises(OptionError, match="token_reduction is 'mean', but this estimator takes no gradients"):
+        check_call("gram", {"token_reduction": "mean"})
 
 
 def test_an_exact_fisher_of_a_vocabulary_is_refused() -> None:
