@@ -12,6 +12,7 @@ from sisyphus import global_settings as gs
 from sisyphus.commands import jobs_by_name
 from sisyphus.errors import SisyphusError
 from sisyphus.job_dir import JobDir
+from sisyphus.running import usage
 from sisyphus.terminal.answers import say
 
 _PERIOD_S = 0.2
@@ -108,9 +109,23 @@ def _follow(folder: JobDir, args: argparse.Namespace) -> int:
             time.sleep(_PERIOD_S)
 
 
-def _end(folder: JobDir, task: str) -> int | None:
-    """The exit code for a task that ended; None while it may go on."""
+def _end(folder: JobDir, entry: str) -> int | None:
+    """The exit code for a task that ended; None while it may go on.
+
+    Args:
+        folder: of the job.
+        entry: ``TASK.ID``.
+    """
+    dead = _is_dead(folder, entry)  # asked first: a process that ends makes its marker before
     names = folder.names()
-    if f"{gs.STATE_FINISHED}.{task}" in names or folder.is_finished():
+    if f"{gs.STATE_FINISHED}.{entry}" in names or folder.is_finished():
         return 0
-    return 1 if not names or f"{gs.STATE_ERROR}.{task}" in names else None
+    return 1 if dead or not names or f"{gs.STATE_ERROR}.{entry}" in names else None
+
+
+def _is_dead(folder: JobDir, entry: str) -> bool:
+    """Whether the process that ran a task on this machine is gone: it was killed if it left no marker."""
+    used = usage.read(folder.entry(f"{gs.PLOGGING_FILE}.{entry}"))
+    if used is None or not usage.is_local(used):
+        return False
+    return not usage.is_alive(used, job_dir=folder.path, task_name=entry.rpartition(".")[0])

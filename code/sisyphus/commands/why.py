@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sisyphus.commands import jobs_by_name
-from sisyphus.errors import SisyphusError
+from sisyphus.errors import JobDirError, SisyphusError
 from sisyphus.explaining.described import Node
 from sisyphus.explaining.differences import Difference, differences
 from sisyphus.explaining.identity import left_out_of_id
@@ -55,7 +56,17 @@ def _saved(named: jobs_by_name.Named) -> tuple[SavedJob, list[SavedJob]]:
     if named.job is None:
         return read_saved_job(named.dir.path, named.job_id), []
     ancestors = [save_in_memory(job) for job in dependencies_first([named.job])]
-    return ancestors[-1], ancestors
+    job = ancestors[-1]
+    if named.dir.exists():  # the code that it was made with is not that of now
+        job = replace(job, commit=_commit_of_folder(named))
+    return job, ancestors
+
+
+def _commit_of_folder(named: jobs_by_name.Named) -> str:
+    try:
+        return read_saved_job(named.dir.path, named.job_id).commit
+    except JobDirError:  # nothing is saved in it, e.g. because it was made only to hold the job
+        return ""
 
 
 def _say_job(named: jobs_by_name.Named, job: SavedJob, left_out: frozenset[str]) -> None:

@@ -148,6 +148,18 @@ def test_logs_are_followed_to_the_end(place, marker, code):
     writer.join()
 
 
+def test_following_ends_when_the_process_is_gone(place):
+    from sisyphus.running import usage
+
+    place.compute(place.config('tk.register_output("x", Data("a").out)'))
+    folder = place.folder("Data")
+    for name in ("finished", "finished.run.1"):
+        (folder / name).unlink()
+    dead = {"host": usage.hostname(), "pid": 1 << 30, "process_start": 1.0}
+    usage.write(folder / "usage.run.1", dead)
+    assert place.answers("logs", "-f", place.job_id("Data"), code=1) == f"log of {place.job_id('Data')}\n"
+
+
 def test_du_by_class_and_by_job(computed):
     rows = json.loads(computed.answers("du", "--json"))
     assert {row["name"].rpartition("/")[2]: row["jobs"] for row in rows} == {"Data": 1, "Train": 1}
