@@ -304,6 +304,11 @@ def _build(
 
     if (model is None) == (architecture is None):
         raise OptionError("give exactly one of model (a folder or Hub id) and architecture (random weights).")
+    if model is not None and is_adapter(model):
+        raise CheckpointError(
+            f"{model} is an adapter, and trainings start from whole models. Merge it into its base first "
+            "(merging merge --method average --base BASE --models own=ADAPTER), or train it with peft."
+        )
     config = config_for(architecture) if architecture is not None else read_config(locate(str(model)))
     if prepare is not None:
         prepare(config)

@@ -113,6 +113,26 @@ def test_curvature_is_of_the_adapter_s_parameters_one_example_at_a_time(
         torch.testing.assert_close(found.sums, expected, rtol=1e-4, atol=1e-7)
 
 
+def test_trainings_do_not_start_from_adapters(write_adapter: Callable[..., Path]) -> None:
+    folder = write_adapter("ia3", "adapter", seed=1)
+    with pytest.raises(CheckpointError, match="is an adapter, and trainings start from whole models"):
+        tasks.load("seq2seq").build_model(
+            model=str(folder), architecture=None, label_names=(), dropout=None, seed=0
+        )
+
+
+def test_an_adapter_needs_its_base(write_adapter: Callable[..., Path]) -> None:
+    folder = write_adapter("ia3", "adapter", seed=1)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    with pytest.raises(CheckpointError, match=r"adapter_config.json names no base model"):
+        tasks.load("seq2seq").load_model(str(folder))
+    gone = json.dumps({**config, "base_model_name_or_path": "/gone/base"})
+    (folder / "adapter_config.json").write_text(gone)
+    with pytest.raises(CheckpointError, match="no model folder at /gone/base"):
+        tasks.load("seq2seq").load_model(str(folder))
+
+
 def task_of(kind: str) -> str:
     return CONFIGS[kind][0]
 
