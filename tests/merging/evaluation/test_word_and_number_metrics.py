@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+from merging.errors import OptionError
 from merging.evaluation import metrics
 from merging.evaluation.metrics.entity_f1.entity_f1 import spans
 
@@ -22,6 +23,13 @@ def test_numbers(name: str) -> None:
     true = np.round(random.normal(size=50), 1)  # with ties
     ours = true + random.normal(size=50)
     assert metrics.compute(name, ours.tolist(), true.tolist()) == pytest.approx(NUMBERS[name](ours, true))
+
+
+def test_the_least_error_is_the_best() -> None:
+    assert not metrics.is_share("mean_squared_error") and metrics.is_share("pearson")
+    metrics.check_maximised("pearson")
+    with pytest.raises(OptionError, match="of mean_squared_error less is better"):
+        metrics.check_maximised("mean_squared_error")
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])

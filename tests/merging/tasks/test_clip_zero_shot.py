@@ -255,16 +255,15 @@ def test_from_training_to_a_merged_model_that_is_judged(
             work=None,
         )
         fishers[name] = tmp_path / f"fisher_{name}"
-        for estimator in ("gram", "kfac_mc", "fisher_exact"):
-            estimate(
-                estimator=estimator,
-                task_type=TASK,
-                model=trained[name],
-                data={"data": folder, "split": "train"},
-                options={"batch_size": 5},
-                seed=0,
-                out=fishers[name],
-            )
+        estimate(
+            estimator="fisher_exact",
+            task_type=TASK,
+            model=trained[name],
+            data={"data": folder, "split": "train"},
+            options={"batch_size": 5},
+            seed=0,
+            out=fishers[name],
+        )
     hessian = StoredHessian(fishers["animals"], label="animals")
     assert hessian.record.label_names == ANIMALS
     assert not any(name.startswith(FROZEN) for name in hessian.checkpoint.tensors)

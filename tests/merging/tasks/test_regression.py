@@ -158,16 +158,15 @@ def test_from_training_to_a_merged_model_that_is_judged(
             work=None,
         )
         fishers[name] = tmp_path / f"fisher_{name}"
-        for estimator in ("kfac_mc", "gram", "fisher_mc"):
-            estimate(
-                estimator=estimator,
-                task_type=TASK,
-                model=models[name],
-                data={"data": data[name], "split": "train"},
-                options={"max_tokens": 8, "batch_size": 5},
-                seed=0,
-                out=fishers[name],
-            )
+        estimate(
+            estimator="fisher_mc",
+            task_type=TASK,
+            model=models[name],
+            data={"data": data[name], "split": "train"},
+            options={"max_tokens": 8, "batch_size": 5},
+            seed=0,
+            out=fishers[name],
+        )
     assert StoredHessian(fishers["a"], label="a").record.label_names == ("value",)
     merged = tmp_path / "merged"
     merge_checkpoints(

@@ -270,16 +270,15 @@ def test_from_training_to_a_merged_model_that_is_judged(
             work=None,
         )
         fishers[name] = tmp_path / f"fisher_{name}"
-        for estimator in ("gram", "kfac_empirical", "fisher_mc"):
-            estimate(
-                estimator=estimator,
-                task_type=TASK,
-                model=trained[name],
-                data={"data": data[name], "split": "train"},
-                options={"max_tokens": 8, "batch_size": 5, "max_examples": 8},
-                seed=0,
-                out=fishers[name],
-            )
+        estimate(
+            estimator="fisher_mc",
+            task_type=TASK,
+            model=trained[name],
+            data={"data": data[name], "split": "train"},
+            options={"max_tokens": 8, "batch_size": 5, "max_examples": 8},
+            seed=0,
+            out=fishers[name],
+        )
     assert tasks.load(TASK).label_names(splits.load({"data": data["a"], "split": "train"})) == (
         "B-PER",
         "I-PER",

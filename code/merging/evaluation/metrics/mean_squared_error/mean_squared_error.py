@@ -9,6 +9,9 @@ from merging.evaluation.metrics import _numbers  # a class would be taken for th
 IS_SHARE = False
 GREATER_IS_BETTER = False
 
+GREATER_IS_BETTER = False
+IS_SHARE = False
+
 
 def score(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return the mean squared error, 0 or more, of (N,) numbers."""
