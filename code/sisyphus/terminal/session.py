@@ -114,6 +114,15 @@ class _Session:
         self.manager = Manager(graph, engine, interactive=options.interactive)
 
     def run(self) -> int:
+        # as Ctrl-C does: otherwise a terminal would be left without its cursor
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return self._talk_and_work()
+        except KeyboardInterrupt:
+            self._say_goodbye()
+            raise
+
+    def _talk_and_work(self) -> int:
         graph.set_job_targets()
         self.manager.update_states()
         logging.info("Finished updating job states")
@@ -123,15 +132,10 @@ class _Session:
         self._clear_failed()
         if not self._start_wanted():
             return self.manager.summarize(time.monotonic() - self._began).exit_code
+        self.manager.own()  # if that is refused, no live view has to be taken away
         if not self.options.interactive:  # questions and a live view would write over each other
             self.manager.display = make_display()
-        # as Ctrl-C does: otherwise a terminal would be left without its cursor
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            self.manager.run()
-        except KeyboardInterrupt:
-            self._say_goodbye()
-            raise
+        self.manager.run()
         return self._finish()
 
     def _all_finished(self) -> bool:
