@@ -1,14 +1,22 @@
 """Several statistics from one pass over the data: each is what it is by itself."""
 
+import gc
+import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from merging import tasks
 from merging.errors import CheckpointError, OptionError, UnknownNameError
 from merging.hessians import _passes
+from merging.hessians._blocks import OuterProducts
+from merging.hessians._factors import FactorSums
+from merging.hessians._mask_nodes import MaskSquares
+from merging.hessians._per_example import SquaredGradients
 from merging.hessians.artifact import StoredHessian
 from merging.hessians.estimate import estimate
 from merging.merge.streaming import merge_checkpoints
@@ -173,3 +181,41 @@ def test_wrong_arguments(
 ) -> None:
     with pytest.raises(error, match=message):
         texts("out", **arguments)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        SquaredGradients,
+        OuterProducts,
+        partial(FactorSums, outputs=True),
+        partial(FactorSums, outputs=False),
+        partial(MaskSquares, num_heads=2),
+    ],
+)
+def test_nothing_of_a_pass_is_kept(make: Callable[..., Any]) -> None:
+    """Graphs go when their pass is over, not when the garbage collector finds the time: memory would grow."""
+    config = transformers.BertConfig(
+        vocab_size=11, hidden_size=4, num_hidden_layers=3, num_attention_heads=2, intermediate_size=6
+    )
+    with torch.random.fork_rng():
+        model = transformers.BertForSequenceClassification(config).eval()
+    member = make(model, lambda model, batch: model(**batch).logits)
+    seen: list[Any] = []
+
+    def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            seen.append(weakref.ref(output))
+
+    batch = {"input_ids": torch.arange(1, 9).view(4, 2)}
+    member.prepare(batch)
+    for module in model.modules():
+        module.register_forward_hook(keep)
+    gc.collect()
+    gc.disable()
+    try:
+        group = _passes.Group(lambda scores: [torch.ones_like(scores)], [member])
+        _passes.run(model, lambda model, batch: model(**batch).logits, batch, [group], backward=True)
+        assert seen and not any(reference() is not None for reference in seen)
+    finally:
+        gc.enable()
