@@ -7,7 +7,8 @@ from typing import Any
 
 import datasets
 import pytest
-from merging.data import sources, splits
+from merging import tasks
+from merging.data import columns, sources, splits
 from merging.data.download import download_data, read_source
 from merging.data.sources import Source
 from merging.errors import DataError
@@ -94,6 +95,39 @@ def test_names_of_tags_are_part_of_the_content(download: Write) -> None:
         for name, names in {"one": ("O", "B-X"), "two": ("B-X", "O")}.items()
     }
     assert len(hashes) == 2
+
+
+AS_PUBLISHED: dict[str, dict[str, list[Any]]] = {
+    "conll2003": {"id": ["0"], "tokens": [["EU", "rejects"]], "pos_tags": [[1, 2]], "ner_tags": [[3, 0]]},
+    "stsb": {"sentence1": ["a"], "sentence2": ["b"], "label": [3.8], "idx": [0]},
+    "race": {
+        "example_id": ["x"],
+        "article": ["It rained."],
+        "question": ["What did it do?"],
+        "options": [["rain", "shine", "snow", "hail"]],
+        "answer": ["A"],
+    },
+}
+OURS: dict[str, dict[str, Any]] = {
+    "conll2003": {"words": ["EU", "rejects"], "label": [3, 0]},
+    "stsb": {"text": "a", "text_pair": "b", "label": 3.8},
+    "race": {
+        "text": "It rained. What did it do?",
+        "choices": ["rain", "shine", "snow", "hail"],
+        "label": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_rows_of_hub_data_sets_read_their_columns(name: str, tmp_path: Path) -> None:
+    """Columns as their cards describe them; the data themselves are not fetched."""
+    row = sources.load(name)
+    raw = {"train": datasets.Dataset.from_dict(AS_PUBLISHED[name])}
+    found, _ = columns.normalize(raw, row, name, cache=tmp_path)
+    assert found["train"][0] == OURS[name]
+    assert row.task_type is not None
+    tasks.load(row.task_type).check(found["train"])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from merging.hessians.estimate import estimate
 from merging.merge.streaming import merge_checkpoints
 from merging.models import quiet
 from merging.training.run import train
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
@@ -199,6 +200,28 @@ def relabelled(tagger: Path) -> Path:
     config["id2label"] = dict(enumerate(sorted(TAGS)))
     (tagger / "config.json").write_text(json.dumps(config))
     return tagger
+
+
+def test_labels_are_not_needed_where_they_are_drawn(
+    tagger: Path, write_data: WriteData, tmp_path: Path
+) -> None:
+    names = [[TAGS[label] for label in labels] for labels in LABELS]
+    rows = [{"words": words, "label": tags} for words, tags in zip(SENTENCES, names, strict=True)]
+    bare = [{"words": words} for words in SENTENCES]
+    found = []
+    for name, its in {"labelled": rows, "bare": bare}.items():
+        data = write_data(name, {"train": its})
+        estimate(
+            estimator="fisher_mc",
+            task_type=TASK,
+            model=tagger,
+            data={"data": data, "split": "train", "shuffle_seed": None},
+            options={"max_tokens": 12},
+            seed=0,
+            out=tmp_path / f"fisher_{name}",
+        )
+        found.append(load_file(tmp_path / f"fisher_{name}" / "hessian.safetensors"))
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_each_task_keeps_its_own_tags(
