@@ -20,7 +20,7 @@ class JobFolder:
     path: str
     """Relative to the project."""
     imported: bool
-    """It is a link, or lies behind one: what it leads to belongs to somebody else."""
+    """It is a link: what it leads to belongs to somebody else."""
 
     @property
     def job_id(self) -> str:
@@ -46,16 +46,15 @@ class JobFolder:
 def job_folders(*, aside: bool = False) -> Iterator[JobFolder]:
     """Yield all job folders of the work directory, sorted by path.
 
-    Only what looks like a job folder counts; what else people put into the work directory is not entered
-    further than its sub-directories.
+    Only what looks like a job folder counts; other files and links to other directories are passed over.
 
     Args:
         aside: also those that were moved aside, e.g. ``.cleared.0001``.
     """
-    yield from _below(gs.WORK_DIR, aside, behind_link=False)
+    yield from _below(gs.WORK_DIR, aside)
 
 
-def _below(directory: str, aside: bool, behind_link: bool) -> Iterator[JobFolder]:
+def _below(directory: str, aside: bool) -> Iterator[JobFolder]:
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except FileNotFoundError:
@@ -65,9 +64,9 @@ def _below(directory: str, aside: bool, behind_link: bool) -> Iterator[JobFolder
             continue
         if "." in entry.name and looks_like_job(entry.path):
             if aside or not is_aside(entry.path):
-                yield JobFolder(entry.path, behind_link or entry.is_symlink())
+                yield JobFolder(entry.path, entry.is_symlink())
         elif not entry.is_symlink() and not is_aside(entry.path):
-            yield from _below(entry.path, aside, behind_link)
+            yield from _below(entry.path, aside)
 
 
 def is_running(folder: JobDir) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sisyphus import global_settings as gs
+from sisyphus.cleaning.folders import job_folders
 from sisyphus.errors import ConfigError, SisyphusError
 from sisyphus.graph import graph
 from sisyphus.job import Job
-from sisyphus.job_dir import JobDir, is_aside, looks_like_job
+from sisyphus.job_dir import JobDir, looks_like_job
 from sisyphus.job_path import AbstractPath
 from sisyphus.loader import config_manager, parse_config_argument
 
@@ -121,7 +122,7 @@ def find_folder(text: str) -> Named:
         job_id = _job_id_at(place)
         if job_id is not None:
             return Named(job_id)
-    found = [job_id for job_id in all_ids() if text in job_id]
+    found = [folder.job_id for folder in job_folders() if text in folder.job_id]
     if not found:
         raise SisyphusError(
             f"no job {text!r}: it is no folder in {gs.WORK_DIR}, no alias, no output and no part of an id. "
@@ -146,37 +147,12 @@ def _job_id_at(place: str) -> str | None:
     return None
 
 
-def all_ids() -> Iterator[str]:
-    """Yield the ids of all job folders in the work directory, imported ones too, sorted."""
-    yield from _ids_below(gs.WORK_DIR)
-
-
-def _ids_below(directory: str) -> Iterator[str]:
-    try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        if not entry.is_dir():
-            continue
-        if "." in entry.name and (looks_like_job(entry.path) or is_aside(entry.path)):
-            if not is_aside(entry.path):
-                yield os.path.relpath(entry.path, gs.WORK_DIR)
-        elif not entry.is_symlink():
-            yield from _ids_below(entry.path)
-
-
 def _only(found: Sequence[Named], text: str) -> Named:
     if len(found) == 1:
         return found[0]
     shown = [f"  {named.job_id}" for named in found[:_MOST_SHOWN]]
     more = [f"  and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
     raise SisyphusError("\n".join([f"{text!r} means {len(found)} jobs; say which:", *shown, *more]))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return str(error).partition("\n")[0]
 
 
 def refuse_unfinished_configs() -> None:
@@ -192,8 +168,3 @@ def refuse_unfinished_configs() -> None:
             f"all known. "
             "Run the manager to the end of that config first."
         )
-
-
-def names(jobs: Iterable[Job]) -> list[str]:
-    """Return the ids of jobs, sorted."""
-    return sorted(job._sis_id() for job in jobs)

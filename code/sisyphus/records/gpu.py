@@ -78,9 +78,13 @@ class GpuMeter:
                 if process.pid in pids and process.usedGpuMemory is not None
             ]
             used += sum(own) if own else nvml.nvmlDeviceGetMemoryInfo(handle).used
-            percent.append(float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+            try:
+                percent.append(float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+            except nvml.NVMLError:  # a slice of a device (MIG) has no such counter
+                continue
         self._peak_gb = max(self._peak_gb, used / _GB)
-        self._use_percent.append(sum(percent) / len(percent))
+        if percent:
+            self._use_percent.append(sum(percent) / len(percent))
 
     def summary(self) -> dict[str, Any]:
         """Return what was seen; empty if nothing was.
@@ -91,9 +95,10 @@ class GpuMeter:
             allocated in this process, on the device that had most.
         """
         found: dict[str, Any] = {}
-        if self._use_percent:
+        if self._models:
             found["devices"] = list(self._models)
             found["peak_memory_gb"] = round(self._peak_gb, 3)
+        if self._use_percent:
             found["mean_use_percent"] = round(sum(self._use_percent) / len(self._use_percent), 1)
         allocated = _allocated_by_torch()
         if allocated:

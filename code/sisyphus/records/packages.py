@@ -17,7 +17,8 @@ def loaded_versions() -> dict[str, str]:
     for name, module in sorted(sys.modules.items()):
         if "." in name or name.startswith("_") or name in _OWN or name in sys.stdlib_module_names:
             continue
-        version = getattr(module, "__version__", None) or _installed_version(name, module)
+        # not getattr: some packages warn, or import things, when they are asked for it
+        version = vars(module).get("__version__") or _installed_version(name, module)
         if version:
             versions[name] = str(version)
     return versions

@@ -165,6 +165,15 @@ def test_gpu_memory_where_the_driver_knows_other_pids(monkeypatch):
     assert meter.summary()["peak_memory_gb"] == 5.0
 
 
+def test_a_slice_of_a_gpu_says_nothing_of_its_use(monkeypatch):
+    driver = FakeNvml()
+    driver.nvmlDeviceGetUtilizationRates = lambda handle: (_ for _ in ()).throw(driver.NVMLError())
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    meter = gpu.GpuMeter("MIG-abc")
+    meter.sample([7])
+    assert meter.summary() == {"devices": ["Fake MIG-abc"], "peak_memory_gb": 3.0}
+
+
 @pytest.mark.parametrize("devices", ["", "-1", "NoDevFiles", " "])
 def test_no_gpu_no_look(monkeypatch, devices):
     monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it would fail
