@@ -14,11 +14,11 @@ def loaded_versions() -> dict[str, str]:
     one that says it nowhere, as a recipe, is left out. Costs nothing for a task that imports no packages.
     """
     versions = {}
-    for name, module in sorted(sys.modules.items()):
+    for name, module in sorted(sys.modules.copy().items()):  # other threads may just import something
         if "." in name or name.startswith("_") or name in _OWN or name in sys.stdlib_module_names:
             continue
         # not getattr: some packages warn, or import things, when they are asked for it
-        version = vars(module).get("__version__") or _installed_version(name, module)
+        version = getattr(module, "__dict__", {}).get("__version__") or _installed_version(name, module)
         if version:
             versions[name] = str(version)
     return versions
