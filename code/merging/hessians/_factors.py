@@ -258,6 +258,7 @@ class _Pass:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.close()
+        self._last = None  # hooks of the graph hold this object, which must not hold the graph
 
     def _watch(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
