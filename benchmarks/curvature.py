@@ -15,8 +15,8 @@ vmap        ``torch.func``: ``vmap`` of ``grad`` over a few examples, squares su
             has no rule for the fused one)
 ours        each of --statistics, at the batch size of plain
 
-dtypes: fp32; bf16: weights and activations in bfloat16, which is how checkpoints come today and the fastest
-that a model can run, so the hardest limit; autocast: float32 weights under ``torch.autocast`` in bfloat16.
+dtypes: fp32; bf16: weights and activations in bfloat16 (sums in float32), which is how checkpoints come today
+and faster than autocast, which casts all weights in every pass: the harder limit.
 
 Figures are medians of the rounds; ``limit_share`` is the median of the ratios to plain within a round. Peak
 memory is that of a process that does nothing else, less what it held before the model was built (on a GPU:
@@ -32,7 +32,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
     "gpt2": ("gpt2", {"pad_token_id": 50256}),
 }
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "autocast": torch.float32}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STATISTICS = {"fisher_mc": "diagonal", "gram": "gram", "kfac_mc": "kfac"}
 VMAP_CHUNKS = {"minilm": 8, "bert": 4, "gpt2": 4}
 """Examples at a time; more are slower on a CPU (cache), and hold (examples x parameters) numbers."""
@@ -97,14 +96,8 @@ class Case:
         )
         return model.to(self.device, DTYPES[self.dtype]).eval()
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.dtype != "autocast":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
     def _scores(self, model: Callable[..., Any], batch: Any) -> Tensor:
-        with self._precision():
-            scores: Tensor = model(**batch).logits
+        scores: Tensor = model(**batch).logits
         return scores
 
     def _batch(self, num_examples: int) -> dict[str, Tensor]:
@@ -146,8 +139,7 @@ class Case:
 
         def loss(values: dict[str, Tensor], row: Tensor, label: Tensor) -> Tensor:
             batch = {"input_ids": row[None], "attention_mask": torch.ones_like(row[None])}
-            with self._precision():
-                scores = torch.func.functional_call(model, (values, buffers), (), batch).logits
+            scores = torch.func.functional_call(model, (values, buffers), (), batch).logits
             return nn.functional.cross_entropy(scores.float(), label[None])
 
         gradients = torch.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))

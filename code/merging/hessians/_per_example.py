@@ -119,8 +119,8 @@ class SquaredGradients:
 
     def prepare(self, batch: Batch) -> None:
         """Find out from the first batch which way each parameter goes; later ones change nothing."""
-        if not self._is_probed:
-            with frozen(self._trainable.values()):
+        if not self._is_probed:  # autograd sums gradients of 16 bits in 16 bits, which is no reference
+            with frozen(self._trainable.values()), _widened(self._model):
                 self._probe(examples_of(batch, [0, min(1, num_examples_of(batch) - 1), 0]))
             self._is_probed = True
 
@@ -250,7 +250,7 @@ class SquaredGradients:
         largest = max(float(total.max()) for total in squares.values())
         for name in names:
             found = self._squares(ours[name])
-            if not _agree(found, squares[name], largest, self._parameters[name].dtype):
+            if not _agree(found, squares[name], largest):
                 self._looped.add(name)
 
     def _zeros(self) -> Sums:
@@ -277,13 +277,13 @@ class SquaredGradients:
         return total
 
 
-def _agree(ours: Tensor, reference: Tensor, largest: float, dtype: torch.dtype) -> bool:
+def _agree(ours: Tensor, reference: Tensor, largest: float) -> bool:
     """Whether two sums of squares are equal up to rounding, compared on the scale of a gradient.
 
     A gradient far below the ``largest`` square of the whole model may be nothing but rounding (the bias of
     attention keys has none in theory), which is no evidence.
     """
-    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)  # norms compute in float32 in any model
+    eps = torch.finfo(torch.float32).eps  # norms compute in float32 in any model
     difference = float((ours.sqrt() - reference.sqrt()).abs().max())
     return difference <= math.sqrt(eps) * math.sqrt(float(reference.max())) + 8 * eps * math.sqrt(largest)
 
@@ -344,6 +344,20 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def _widened(model: nn.Module) -> Iterator[None]:
+    """Let a model of 16 bits compute in float32 while the block runs; its own numbers come back unchanged."""
+    tensors = [*model.parameters(), *model.buffers()]
+    own = {tensor: tensor.data for tensor in tensors if tensor.dtype in (torch.bfloat16, torch.float16)}
+    for tensor, data in own.items():
+        tensor.data = data.float()
+    try:
+        yield
+    finally:
+        for tensor, data in own.items():
+            tensor.data = data
 
 
 def _call(model: nn.Module, parameters: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:

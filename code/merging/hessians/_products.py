@@ -18,6 +18,10 @@ from torch import Tensor
 
 _MAX_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 27}
 """Elements of per-example gradients that exist at one time: about the cache of a CPU; half a GB of a GPU."""
+_MAX_HALVES = 8
+"""So many times as many elements of 16 bits: their products are so fast that small ones do not pay."""
+_SQUARED_AT_ONCE = 1 << 17
+_WIDE = 512
 _LOOKED_AT = 8
 """Numbers of a position that are looked at first, to see whether it has a gradient."""
 
@@ -38,9 +42,12 @@ def add_squared_products(total: Tensor, pairs: Sequence[Pair], lookups: Sequence
         left, right = (side[:, 0].to(total.dtype).square() for side in pairs[0])
         total.addmm_(left.T, right)
         return
+    if pairs[0][0].dtype != total.dtype:
+        pairs = [_transposed(left, right) for left, right in pairs]
     num_examples, dtype = len(pairs[0][0]), pairs[0][0].dtype
-    num_rows, size = _tile(total, num_examples)
+    num_rows, size = _tile(total, num_examples, dtype)
     tile = total.new_empty(size, num_rows, total.shape[1], dtype=dtype)
+    scratch = total.new_empty(min(_SQUARED_AT_ONCE, tile[0].numel()))
     for first in range(0, len(total), num_rows):
         rows = slice(first, min(first + num_rows, len(total)))
         for start in range(0, num_examples, size):
@@ -48,21 +55,39 @@ def add_squared_products(total: Tensor, pairs: Sequence[Pair], lookups: Sequence
             product = tile[: examples.stop - start, : rows.stop - first]
             for use, (left, right) in enumerate(pairs):
                 factors = left[examples, :, rows].mT, right[examples]
-                if use == 0:
-                    torch.bmm(*factors, out=product)
-                else:
+                if use > 0:
                     product.baddbmm_(*factors)
+                elif len(product) == 1:
+                    torch.mm(factors[0][0], factors[1][0], out=product[0])
+                else:
+                    torch.bmm(*factors, out=product)
             for ids, values in lookups:
                 _look_up(product, ids[examples], values[examples], rows)
-            _add_squares(total[rows], product)
+            _add_squares(total[rows], product, scratch)
 
 
-def _add_squares(total: Tensor, product: Tensor) -> None:
+def _add_squares(total: Tensor, product: Tensor, scratch: Tensor) -> None:
     """Add the squares of (b, rows, i), which may be overwritten."""
-    if len(product) == 1 and product.dtype == total.dtype:
+    if product.device.type != "cpu":  # one kernel reads the products once
+        norms = torch.linalg.vector_norm(product, dim=0, dtype=total.dtype)
+        total.addcmul_(norms, norms)
+    elif len(product) > 1:
+        total.add_(product.to(total.dtype).square_().sum(0))
+    elif product.dtype == total.dtype:
         total.addcmul_(product[0], product[0])
-    else:
-        total.add_(product.square_().sum(0, dtype=total.dtype))
+    else:  # widened a piece at a time, in the cache
+        sums, products = total.view(-1), product.view(-1)
+        for start in range(0, len(sums), len(scratch)):
+            part = sums[start : start + len(scratch)]
+            wide = scratch[: len(part)].copy_(products[start : start + len(part)])
+            part.addcmul_(wide, wide)
+
+
+def _transposed(left: Tensor, right: Tensor) -> Pair:
+    """Lay the left side out by row, as 16-bit products prefer; for narrow matrices it is not worth it."""
+    if left.device.type != "cpu" or right.shape[2] < _WIDE:
+        return left, right
+    return left.mT.contiguous().mT, right
 
 
 def _look_up(product: Tensor, ids: Tensor, values: Tensor, rows: slice) -> None:
@@ -91,10 +116,12 @@ def _with_gradient(left: Tensor, right: Tensor) -> Pair:
     return left.take_along_dim(places, 1), right.take_along_dim(places, 1)
 
 
-def _tile(total: Tensor, num_examples: int) -> tuple[int, int]:
+def _tile(total: Tensor, num_examples: int, dtype: torch.dtype) -> tuple[int, int]:
     """How many rows of the matrix, and how many examples, are formed at a time."""
-    num_rows = min(len(total), max(1, max_elements(total) // total.shape[1]))
-    return num_rows, min(num_examples, max(1, max_elements(total) // (num_rows * total.shape[1])))
+    most = max_elements(total)
+    on_cpu_in_halves = total.device.type == "cpu" and dtype != total.dtype
+    num_rows = min(len(total), max(1, most * (_MAX_HALVES if on_cpu_in_halves else 1) // total.shape[1]))
+    return num_rows, min(num_examples, max(1, most // (num_rows * total.shape[1])))
 
 
 def max_elements(total: Tensor) -> int:

@@ -59,14 +59,14 @@ def _patches(module: nn.Conv2d, a: Tensor) -> Tensor:
 
 
 def _embedding(module: nn.Embedding, a: Tensor, g: Tensor, num_examples: int) -> Uses:
-    ids, values = a.reshape(num_examples, -1), _wide(_positions(g, num_examples))
+    ids, values = a.reshape(num_examples, -1), _positions(g, num_examples)
+    values = values.to(accumulator(values.dtype))  # sums over positions would be rounded at every step
     if module.padding_idx is not None:  # autograd gives that row no gradient
         values = values * (ids != module.padding_idx).unsqueeze(-1)
     yield "weight", Rows(ids, values, module.num_embeddings)
 
 
 def _layer_norm(module: nn.LayerNorm, a: Tensor, g: Tensor, num_examples: int) -> Uses:
-    a, g = _wide(a), _wide(g)
     normalised = functional.layer_norm(a, module.normalized_shape, eps=module.eps)
     shape = (num_examples, -1, *module.normalized_shape)
     yield "weight", Formed((g * normalised).reshape(shape).sum(1))
@@ -76,7 +76,7 @@ def _layer_norm(module: nn.LayerNorm, a: Tensor, g: Tensor, num_examples: int) -
 def _rms_norm(module: Any, a: Tensor, g: Tensor, num_examples: int) -> Uses:
     # torch calls it eps (None: the smallest step of the dtype), Llama and its relatives variance_epsilon
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    a, g, shape = _wide(a), _wide(g), module.weight.shape
+    shape = module.weight.shape
     normalised = functional.rms_norm(a, shape, eps=eps)
     yield "weight", Formed((g * normalised).reshape(num_examples, -1, *shape).sum(1))
 
@@ -169,14 +169,9 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _wide(values: Tensor) -> Tensor:
-    """For sums over positions and for norms, which cost little."""
-    return values.to(accumulator(values.dtype))
-
-
 def _bias(g: Tensor) -> Formed:
-    """sum_r g_br of (B, R, o)."""
-    return Formed(g.sum(1, dtype=accumulator(g.dtype)))
+    """sum_r g_br of (B, R, o); torch sums 16 bits in 32 and rounds at the end, as products are rounded."""
+    return Formed(g.sum(1))
 
 
 def _positions(values: Tensor, num_examples: int) -> Tensor:
