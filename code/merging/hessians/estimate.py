@@ -8,15 +8,12 @@ processes; the result is that of one process but for the order of summation.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import platform
-import resource
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +23,18 @@ from torch import Tensor
 
 from merging import hessians, tasks
 from merging.data import encoded, splits
-from merging.errors import DataError, MergingError
-from merging.files.checkpoints import Checkpoint, check_disk_space
-from merging.files.publishing import published_folder
-from merging.hessians import _distributions, _examples
+from merging.errors import DataError
+from merging.files.checkpoints import check_disk_space
+from merging.hessians import Estimator, _distributions, _examples
 from merging.hessians._adding import Adder, add_all
-from merging.hessians._measuring import Half, measure
 from merging.hessians._processes import Processes, join
+from merging.hessians._publishing import publish
 from merging.hessians._saved_sums import SUMS_PATTERN, SavedSums
 from merging.hessians._statistics import Sums, open_sums
-from merging.hessians.artifact import (
-    PLOT_NAME,
-    TENSORS_NAME,
-    HessianRecord,
-    write_record,
-    write_tensors,
-)
-from merging.hessians.inspection import draw
-from merging.hessians.options import WITHOUT_INFLUENCE
-from merging.hessians.report import Report
+from merging.hessians.artifact import HessianRecord
+from merging.hessians.options import WITHOUT_INFLUENCE, HessianOptions
 from merging.options import check_seed
+from merging.sources import Source
 from merging.sources.opening import open_parameters
 
 PROGRESS_NAME = "progress.jsonl"
@@ -91,38 +80,18 @@ def estimate(
     names = hessians.chosen(estimator, statistics)
     parsed = hessians.check_call(names, options)
     check_seed(seed, owner=", ".join(names))
-    methods = {name: hessians.load(name) for name in names}
-    labelled = any(method.NEEDS_LABELS for method in methods.values())
-    task = tasks.load(task_type)
     processes = join()
     model = os.fspath(model)
     source = open_parameters(model, label="model")
-    network = task.load_model(model)
-    if isinstance(task, tasks.OpenLabels) and "label" in splits.load(data).column_names:
-        task.set_label_names(network, task.label_names(splits.load(data)))
-    label_names = _label_names(network)
-    processor = task.load_processor(model=model)
-    with processes.first_goes_first():
-        rows = encoded.load(
-            data,
-            task_type=task_type,
-            processor=processor,
-            max_tokens=parsed.max_tokens,
-            labelled=labelled,
-        )
-    if labelled:
-        _check_label_names(label_names, task.label_names(splits.load(data)))
-    adder = Adder(
-        network=network.to(processes.device, getattr(torch, parsed.dtype)),
-        task=task,
-        processor=processor,
-        rows=rows,
-        methods=methods,
-        sums=open_sums(methods, network, task.scores, parsed, source),
-        distribution=_distributions.load(tasks.label_distribution(task)),
-        options=parsed,
+    adder = _adder(
+        {name: hessians.load(name) for name in names},
+        parsed,
+        task_type=task_type,
+        model=model,
+        data=data,
         seed=seed,
-        device=processes.device,
+        processes=processes,
+        source=source,
     )
     common: dict[str, Any] = {
         "task_type": task_type,
@@ -130,18 +99,11 @@ def estimate(
         "data": splits.describe(data),
         "seed": seed,
     }
-    identity = common | {
-        "statistics": list(names),
-        "options": {
-            **{key: its for key, its in dataclasses.asdict(parsed).items() if key not in WITHOUT_INFLUENCE},
-            "compare_halves": parsed.compare_halves,
-        },
-        "number of processes": processes.count,
-    }
     own_work, work = work is None, Path(work or work_folder(out)).resolve()
     num_copies = processes.count * (2 + parsed.compare_halves)  # the older one is kept while it is replaced
     _check_space(Path(out).resolve().parent, work, adder.sums.values(), num_copies=num_copies)
-    saved = SavedSums(work, processes.rank, adder.sums, identity)
+    saved = SavedSums(work, processes.rank, adder.sums, common | _identity(names, parsed, processes.count))
+    rows = adder.rows
     chosen = _examples.by_length(rows, _examples.choose(rows, parsed.max_examples, seed))
     parts = _examples.halves(chosen, seed) if parsed.compare_halves else [chosen]
 
@@ -152,11 +114,11 @@ def estimate(
             num_train_examples=len(rows),
             model=model,
             options=dataclasses.asdict(parsed),
-            label_names=label_names,
+            label_names=_label_names(adder.network),
             without_gradient=tuple(sorted(key for key, value in tensors.items() if not value.any())),
             seconds=round(seconds, 3),
             versions=_versions(),
-            statistic=methods[name].STATISTIC,
+            statistic=adder.methods[name].STATISTIC,
             **common,
             **adder.sums[name].record(),
         )
@@ -171,7 +133,7 @@ def estimate(
             started=started,
             save_interval_s=save_interval_s,
         )
-        _publish(
+        publish(
             Path(out),
             adder.sums,
             saved if len(parts) == 2 else None,
@@ -196,91 +158,70 @@ def work_folder(out: str | os.PathLike[str]) -> Path:
     return out.with_name(f"{out.name}.work")
 
 
-def _publish(
-    out: Path,
-    sums: Mapping[str, Sums],
-    saved: SavedSums | None,
-    processes: Processes,
-    record: Callable[[str, Mapping[str, Tensor]], HessianRecord],
+def _adder(
+    methods: Mapping[str, Estimator],
+    options: HessianOptions,
     *,
-    in_folders: bool,
-) -> None:
-    """Add the sums of all processes up; the first one writes them with what can be said of them.
+    task_type: str,
+    model: str,
+    data: Any,
+    seed: int,
+    processes: Processes,
+    source: Source,
+) -> Adder:
+    """Load model and data, and prepare the sums.
 
     Args:
-        out: folder to publish.
-        sums: by estimator; lost afterwards.
-        saved: the sums of the first half, which the report compares; or None.
-        processes: all of them come here.
-        record: makes the record of an estimator, but for the report, of its tensors.
-        in_folders: whether each estimator has a folder of its own in ``out``.
+        methods: estimators by name.
+        options: of the estimate.
+        task_type: see :func:`estimate`; so are ``model``, ``data`` and ``seed``.
+        model: folder.
+        data: training set.
+        seed: of draws.
+        processes: all that work at the estimate.
+        source: tensors of the model's files.
+
+    Raises:
+        MergingError: its subclasses; model, data and estimators do not go together.
     """
-    _add_up(sums.values(), processes)
-    with published_folder(out) if processes.is_first else contextlib.nullcontext() as folder:
-        written: list[_Written] = []
-        if folder is not None:
-            for name, its in sums.items():
-                place = folder / name if in_folders else folder
-                place.mkdir(exist_ok=True)
-                tensors = its.tensors()
-                _check_finite(tensors)
-                write_tensors(place, tensors)
-                written.append(_Written(its, place, record(name, tensors), _divisors(its, tensors)))
-        if saved is not None:
-            saved.restore_half()
-            _add_up(sums.values(), processes)
-        for done in written:
-            layers, half_change, zeros = measure(
-                done.record.statistic,
-                list(done.divisors),
-                Checkpoint([done.folder / TENSORS_NAME], label=done.record.estimator).read,
-                None if saved is None else _half(done),
-            )
-            report = Report(
-                half_change=half_change,
-                zeros=zeros,
-                layers=layers,
-                num_processes=processes.count,
-                peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                peak_gpu_bytes=processes.peak_gpu_bytes(),
-            )
-            reported = dataclasses.replace(done.record, report=report)
-            write_record(done.folder, reported)
-            draw(reported, done.folder / PLOT_NAME)
+    task = tasks.load(task_type)
+    labelled = any(method.NEEDS_LABELS for method in methods.values())
+    network = task.load_model(model)
+    if isinstance(task, tasks.OpenLabels) and "label" in splits.load(data).column_names:
+        task.set_label_names(network, task.label_names(splits.load(data)))
+    processor = task.load_processor(model=model)
+    with processes.first_goes_first():
+        rows = encoded.load(
+            data,
+            task_type=task_type,
+            processor=processor,
+            max_tokens=options.max_tokens,
+            labelled=labelled,
+        )
+    if labelled:
+        _check_label_names(_label_names(network), task.label_names(splits.load(data)))
+    return Adder(
+        network=network.to(processes.device, getattr(torch, options.dtype)),
+        task=task,
+        processor=processor,
+        rows=rows,
+        methods=methods,
+        sums=open_sums(methods, network, task.scores, options, source),
+        distribution=_distributions.load(tasks.label_distribution(task)),
+        options=options,
+        seed=seed,
+        device=processes.device,
+    )
 
 
-@dataclass(frozen=True)
-class _Written:
-    """An estimate whose tensors are in their folder."""
-
-    sums: Sums
-    folder: Path
-    record: HessianRecord
-    divisors: Mapping[str, int]
-    """How many examples or positions each tensor is a mean over, in the order of the model."""
-
-
-def _half(done: _Written) -> Half:
-    """The means over the first half, which the sums are of now."""
-    tensors = done.sums.tensors()
-    counts = _divisors(done.sums, tensors)
-    return Half(tensors, {name: count / done.divisors[name] for name, count in counts.items()})
-
-
-def _add_up(sums: Iterable[Sums], processes: Processes) -> None:
-    """Add the sums of all processes up, in the first one."""
-    for its in sums:
-        for total in its.totals().values():
-            processes.add_up(total)
-        counts = torch.tensor(its.counts(), dtype=torch.int64, device=processes.device)
-        processes.add_up(counts)
-        its.set_counts(counts.tolist())
-
-
-def _divisors(sums: Sums, tensors: Iterable[str]) -> dict[str, int]:
-    """How many examples or positions each tensor is a mean over."""
-    divisors = sums.divisors()
-    return {name: divisors.get(name, sums.num_examples) for name in tensors}
+def _identity(names: Sequence[str], options: HessianOptions, num_processes: int) -> dict[str, Any]:
+    """What saved sums depend on, beside model, data and seed."""
+    fixed = {key: its for key, its in dataclasses.asdict(options).items() if key not in WITHOUT_INFLUENCE}
+    return {
+        "statistics": list(names),
+        "options": {**fixed, "compare_halves": options.compare_halves},  # which says in which order
+        "number of processes": num_processes,
+    }
 
 
 def _check_space(parent: Path, work: Path, sums: Iterable[Sums], *, num_copies: int) -> None:
@@ -292,8 +233,10 @@ def _check_space(parent: Path, work: Path, sums: Iterable[Sums], *, num_copies: 
 
 
 def _label_names(network: transformers.PreTrainedModel) -> tuple[str, ...]:
-    """Classes of a model's head, in order."""
+    """Classes of a model's head, in order; none for a head without names, as language models have."""
     names = network.config.id2label
+    if all(name == f"LABEL_{index}" for index, name in names.items()):
+        return ()
     return tuple(names[index] for index in sorted(names))
 
 
@@ -304,15 +247,6 @@ def _check_label_names(model: Sequence[str], data: Sequence[str]) -> None:
             f"the model's classes are {list(model)}, the labels of the data {list(data)}. Names and order "
             "must agree where given labels are used; fisher_mc and fisher_exact do not use them."
         )
-
-
-def _check_finite(tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise MergingError(
-                f"the estimate for {name!r} is not finite: squares of its gradients overflow. The model has "
-                "probably diverged in training."
-            )
 
 
 def _versions() -> dict[str, str]:
