@@ -13,7 +13,7 @@ from sisyphus.explaining.described import Node
 from sisyphus.explaining.differences import Difference, differences
 from sisyphus.explaining.identity import left_out_of_id
 from sisyphus.explaining.saved_jobs import SavedJob, class_of, read_saved_job, save_in_memory
-from sisyphus.explaining.siblings import Folders, closest
+from sisyphus.explaining.siblings import MOST_COMPARED, Folders, closest
 from sisyphus.graph import dependencies_first
 from sisyphus.terminal.answers import count, say, say_json
 
@@ -105,23 +105,24 @@ def _state(named: jobs_by_name.Named) -> str:
 
 def _say_differences(job: SavedJob, other: SavedJob, num_others: int, found: Sequence[Difference]) -> None:
     closest_of = f", the closest of {count(num_others, 'other folder')} of this class" if num_others else ""
+    if num_others > MOST_COMPARED:
+        closest_of += f" ({MOST_COMPARED:,} newest)"
     say(f"\ncompared with {other.job_id}{closest_of} (there -> here):")
     chain: tuple[tuple[str, str], ...] = ()
-    for difference in found:
-        if difference.chain != chain:
-            chain = difference.chain
-            _say_chain(chain)
-        indent = "  " * len(chain)
+    for difference in sorted(found, key=lambda difference: len(difference.chain)):  # the nearest ones first
+        _say_chain(chain, difference.chain)
+        chain = difference.chain
         last = difference.where.rpartition(" -> ")[2]
-        say(f"{indent}{last}: {_shortened(difference.old)} -> {_shortened(difference.new)}")
+        say(f"{'  ' * len(chain)}{last}: {_shortened(difference.old)} -> {_shortened(difference.new)}")
     if job.commit and other.commit and job.commit != other.commit:
         say(f"recipe at commit {other.commit} -> {job.commit}")
 
 
-def _say_chain(chain: Sequence[tuple[str, str]]) -> None:
-    """The jobs behind the compared ones that lead to a difference."""
+def _say_chain(before: Sequence[tuple[str, str]], chain: Sequence[tuple[str, str]]) -> None:
+    """The jobs behind the compared ones that lead to a difference, but those that were named just before."""
     for depth, (old, new) in enumerate(chain[1:], start=1):
-        say(f"{'  ' * depth}through {old} -> {new}:")
+        if tuple(before[: depth + 1]) != tuple(chain[: depth + 1]):
+            say(f"{'  ' * depth}through {old} -> {new}:")
 
 
 def _shortened(text: str) -> str:

@@ -64,6 +64,7 @@ class SavedJob:
     """All parameters of its class, with defaults."""
     version: str = ""
     """``__sis_version__`` as text; empty if it was None, or if it was not recorded."""
+    aliases: frozenset[str] = frozenset()
     commit: str = ""
     """Commit of the recipe's repository, with ``+`` if files were changed; empty if not recorded."""
 
@@ -101,7 +102,8 @@ def read_saved_job(folder: str, job_id: str) -> SavedJob:
         return SavedJob(job_id, arguments)
     made_with = state.get("_sis_made_with") or {}
     arguments = {name: _describe(value) for name, value in state["_sis_kwargs"].items()}
-    return SavedJob(job_id, arguments, made_with.get("version", ""), _commit(made_with))
+    aliases = frozenset(map(str, state.get("_sis_aliases") or ()))
+    return SavedJob(job_id, arguments, made_with.get("version", ""), aliases, _commit(made_with))
 
 
 def _saved_state(folder: str) -> dict[str, Any]:
@@ -157,7 +159,8 @@ def save_in_memory(job: Job) -> SavedJob:
         except (pickle.PicklingError, AttributeError, TypeError, RecursionError):
             arguments[name] = leaf(type(value).__name__, repr(value))
     made = made_with(job)
-    return SavedJob(job._sis_id(), arguments, made.get("version", ""), _commit(made))
+    aliases = frozenset(job.get_aliases() or ())
+    return SavedJob(job._sis_id(), arguments, made.get("version", ""), aliases, _commit(made))
 
 
 def _commit(made_with: Mapping[str, Any]) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from sisyphus import global_settings as gs
 from sisyphus.errors import JobDirError
 from sisyphus.explaining.described import MISSING
+from sisyphus.explaining.differences import differences
 from sisyphus.explaining.saved_jobs import SavedJob, class_of, read_saved_job
 from sisyphus.job_dir import is_aside, looks_like_job
 
-MOST_COMPARED = 200
+MOST_COMPARED = 10_000
 """Folders of a class that are read to find the closest one: the newest."""
+_MOST_COMPARED_DEEPLY = 10
 
 
 class Folders:
@@ -47,14 +49,23 @@ def ids_of_class(class_name: str) -> list[str]:
 
 
 def closest(job: SavedJob, folders: Folders) -> tuple[SavedJob | None, int]:
-    """Return the saved job of the same class and another id that differs in the fewest arguments.
+    """Return the saved job of the same class and another id that is most like a job.
+
+    That is one with an alias in common, else one that differs in the fewest arguments; of several, one with
+    the fewest differences in all of its ancestry, the newest of those.
 
     Returns:
-        That job, the newest of several, or None; and how many others there are.
+        That job, or None; and how many others there are.
     """
     ids = [job_id for job_id in ids_of_class(class_of(job.job_id)) if job_id != job.job_id]
     others = [other for other in map(folders.find, ids[:MOST_COMPARED]) if other is not None]
-    return min(others, key=lambda other: _num_different(job, other), default=None), len(ids)
+    distances = [(not job.aliases & other.aliases, _num_different(job, other)) for other in others]
+    best = min(distances, default=None)
+    alike = [other for other, distance in zip(others, distances, strict=True) if distance == best]
+    if len(alike) > 1:
+        alike = alike[:_MOST_COMPARED_DEEPLY]
+        alike.sort(key=lambda other: len(differences(other, job, folders.find)))
+    return (alike[0] if alike else None), len(ids)
 
 
 def _num_different(job: SavedJob, other: SavedJob) -> int:

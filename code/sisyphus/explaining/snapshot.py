@@ -58,6 +58,7 @@ def _job_as_json(job: JobSnapshot) -> dict[str, Any]:
     return {
         "arguments": {name: node.as_json() for name, node in job.saved.arguments.items()},
         "version": job.saved.version,
+        "aliases": sorted(job.saved.aliases),
         "commit": job.saved.commit,
         "made_at": job.made_at,
         "names": list(job.names),
@@ -74,6 +75,7 @@ def from_plain(plain: Mapping[str, Any]) -> Snapshot:
                     job_id,
                     {name: from_json(node) for name, node in job["arguments"].items()},
                     job["version"],
+                    frozenset(job["aliases"]),
                     job["commit"],
                 ),
                 job["made_at"],

@@ -131,6 +131,27 @@ def test_the_closest_folder_of_the_class(workplace):
     assert number == 2
 
 
+def test_of_several_the_one_with_the_fewest_differences_further_up(workplace):
+    def chain(name, split, rate):
+        return Evaluate(model=Train(Data(name, split).out, {"rate": rate}).out_model)
+
+    jobs = [chain("imdb", "a", 1), chain("yelp", "b", 2), chain("sst2", "b", 2)]
+    for job in dependencies_first(jobs, creators_of):
+        job._sis_setup_directory()
+    new = chain("imdb", "a", 3)
+    known = [save_in_memory(ancestor) for ancestor in dependencies_first([new], creators_of)]
+    assert closest(known[-1], Folders(known))[0] == save_in_memory(jobs[0])
+
+
+def test_an_alias_in_common_counts_most(workplace):
+    data = Data("imdb").out
+    same, other = Train(data, {"a": 1}, True).add_alias("best"), Train(data, {"a": 2})
+    for job in (same, other):
+        job._sis_setup_directory()
+    new = Train(data, {"a": 3}).add_alias("best")
+    assert closest(save_in_memory(new), Folders())[0] == save_in_memory(same)
+
+
 def test_folders_moved_aside_do_not_count(workplace):
     job = Train(Data("imdb").out, {"a": 1})
     job._sis_setup_directory()

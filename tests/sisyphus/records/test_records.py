@@ -327,4 +327,8 @@ def test_a_worker_leaves_a_record(project):
     assert all("yaml" in record.packages for record in runs)
     assert all(record.ended is not None for record in runs)
     assert output_hashes.verify(folder) == []
+    said = project.sis("record", "Busy").stdout
+    assert "prepare 1\n  wall time: " in said
+    assert f"Python: {sys.version.split()[0]}" in said
+    assert "yaml 6" in said
     assert usage.read(folder.entry(f"{gs.PLOGGING_FILE}.prepare.1"))["used_time"] > 0
