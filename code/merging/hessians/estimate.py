@@ -80,6 +80,7 @@ def estimate(
     names = hessians.chosen(estimator, statistics)
     parsed = hessians.check_call(names, options)
     check_seed(seed, owner=", ".join(names))
+    tasks.load(task_type)  # an unknown one is refused before anything is read
     processes = join()
     model = os.fspath(model)
     source = open_parameters(model, label="model")
