@@ -24,10 +24,8 @@ import verdict
 import workload
 from project import Project
 
-SHORT = workload.Size(chains=4, length=4, seconds=0.1)
-LONG = workload.Size(chains=7, length=5, seconds=0.15)
-MOST_FAULTS = 12
-"""In one run: a run that is disturbed for ever shows nothing more."""
+SHORT = workload.Size(chains=3, length=4, seconds=0.1, most_faults=20, longest_pause_s=0.35)
+LONG = workload.Size(chains=7, length=5, seconds=0.15, most_faults=12, longest_pause_s=0.7)
 
 DOOMED = "process killed before an access to a file"
 
@@ -127,13 +125,13 @@ class Harness:
         names = list(faults.ALL)
         weights = [weight for _, weight in faults.ALL.values()]
         num_faults = 0
-        while num_faults < MOST_FAULTS:
+        while num_faults < self.size.most_faults:
             if not project.manager_runs():
                 if project.manager is not None and project.manager.returncode == 0:
                     return  # all is computed
                 doom = "0.3 300" if self.random.random() < 0.5 else "0 1"
                 project.manager = project.start(doom=doom, workers_doom="0.15 60")
-            time.sleep(self.random.uniform(0.02, 0.7))
+            time.sleep(self.random.uniform(0.02, self.size.longest_pause_s))
             if not project.manager_runs():
                 continue
             name = self.random.choices(names, weights)[0]

@@ -245,11 +245,16 @@ def py():
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is to do."""
+    """How much there is to do, and to suffer."""
 
     chains: int
     length: int
     seconds: float
+    """The jobs take one to three times as long."""
+    most_faults: int
+    """In one run: a run that is disturbed for ever shows nothing more."""
+    longest_pause_s: float
+    """Between two faults."""
 
 
 def write(project: Path, journal: Path, size: Size, *, fork_server: bool) -> None:
