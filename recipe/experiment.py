@@ -219,7 +219,15 @@ class Experiment:
         return {"label": label, "kind": "merged", "seed": seed, "evaluation": job.out_evaluation, **places}
 
     def report(self, rows: Sequence[Row], output: str, options: Mapping[str, Any]) -> None:
-        """Make a table of rows; its files appear as ``output/<output>/``."""
+        """Make a table of rows; its files appear as ``output/<output>/``.
+
+        ``options`` are those of ``merging.tables.rows.TableOptions``; the metric is the task type's main one.
+        """
+        from merging import tasks
+
+        main = tasks.load(self.task_type).MAIN_METRIC
+        if main != "accuracy":
+            options = {"metric": main, **options}
         job = ReportJob(rows=rows, options=options)
         job.add_alias(f"{output}/report")
         for path in (job.out_markdown, job.out_latex, job.out_csv, job.out_plot):

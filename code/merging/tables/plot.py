@@ -42,7 +42,8 @@ def draw(table: Table, file: Path) -> None:
     if table.options.parameter is not None:
         axes.set_xscale("log")
     axes.set_xlabel(table.options.parameter or "scaling factor α")
-    axes.set_ylabel("mean over tasks, % right")
+    metric = table.options.metric
+    axes.set_ylabel(f"mean over tasks, % {'right' if metric == 'accuracy' else metric.replace('_', ' ')}")
     axes.set_title(table.options.title)
     axes.grid(alpha=0.25)
     if not curves:

@@ -82,8 +82,13 @@ def footnotes(table: Table) -> list[str]:
     sizes = ", ".join(f"{task} {table.num_examples[task]:,}" for task in table.tasks)
     num_seeds = len(table.seeds)
     seeds_text = ", ".join(map(str, table.seeds))
+    what = (
+        "Percent of test examples that are right"
+        if options.metric == "accuracy"
+        else f"{options.metric.replace('_', ' ')}, in percent"
+    )
     notes = [
-        f"Percent of test examples that are right; examples: {sizes}.",
+        f"{what}; examples: {sizes}.",
         f"mean: over the {_count(len(table.tasks), 'task')}; per-example: over all "
         f"{sum(table.num_examples.values()):,} test examples.",
         (

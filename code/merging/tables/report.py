@@ -32,7 +32,7 @@ def write_report(
     from merging.tables.summary import summarize
 
     parsed, table_options = check(rows, options)
-    table = summarize(parsed, read_results(parsed), table_options)
+    table = summarize(parsed, read_results(parsed, table_options.metric), table_options)
     with published_folder(out) as folder:
         (folder / "table.md").write_text(markdown(table), encoding="utf-8")
         (folder / "table.tex").write_text(latex(table), encoding="utf-8")

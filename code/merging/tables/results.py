@@ -1,4 +1,4 @@
-"""Evaluation folders to arrays of per-example correctness, with every check that a fair comparison needs."""
+"""Evaluation folders to arrays of what each example adds, with every check that a fair comparison needs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merging.errors import DataError
+from merging.errors import DataError, OptionError
+from merging.evaluation import metrics
 from merging.tables.rows import LineKey, Row, describe, lines, seeds
 
 Array = NDArray[np.float64]
+
+ACCURACY = "accuracy"
+"""The metric that is a mean over examples: of several seeds, too."""
 
 
 @dataclass(frozen=True)
@@ -22,36 +26,43 @@ class Predictions:
     """What one model said about one test set."""
 
     labels: tuple[Any, ...]
-    correct: Array
+    counts: Array
+    """What each example adds to the sums that make the metric, (examples, K); of accuracy, 1 if right."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Correctness of every line, seed and task."""
+    """What every line, seed and task adds to the metric."""
 
-    correct: dict[LineKey, dict[str, Array]]
-    """line -> task -> array (seeds, examples) of 0 and 1; lines in table order, tasks sorted."""
+    counts: dict[LineKey, dict[str, Array]]
+    """line -> task -> array (seeds, examples, K); lines in table order, tasks sorted."""
     tasks: list[str]
     seeds: list[int]
     num_examples: dict[str, int]
 
 
-def read_results(rows: Sequence[Row]) -> Results:
+def read_results(rows: Sequence[Row], metric: str) -> Results:
     """Read the predictions behind every row.
 
     Raises:
+        OptionError: a metric that no table can show.
         DataError: a missing or damaged file, one task twice in a line, lines with different tasks, or test
             sets that differ between lines.
     """
-    found = {key: _read_line([row for row in rows if row.key == key]) for key in lines(rows)}
+    if metric != ACCURACY and not metrics.is_share(metric):
+        raise OptionError(
+            f"table: {metric} is no share, and tables show percent. Take the main metric of the task type, "
+            "or read metrics.json."
+        )
+    found = {key: _read_line([row for row in rows if row.key == key], metric) for key in lines(rows)}
     first_key, first = next(iter(found.items()))
     tasks = sorted({task for task, _ in first})
     labels = {task: first[task, seeds(rows)[0]].labels for task in tasks}
     for key, cells in found.items():
         _check_line(key, cells, first_key, labels)
     return Results(
-        correct={
-            key: {task: np.stack([cells[task, seed].correct for seed in seeds(rows)]) for task in tasks}
+        counts={
+            key: {task: np.stack([cells[task, seed].counts for seed in seeds(rows)]) for task in tasks}
             for key, cells in found.items()
         },
         tasks=tasks,
@@ -60,7 +71,7 @@ def read_results(rows: Sequence[Row]) -> Results:
     )
 
 
-def read_predictions(folder: Path) -> dict[str, Predictions]:
+def read_predictions(folder: Path, metric: str) -> dict[str, Predictions]:
     """Read ``predictions/<task>.jsonl`` of an evaluation folder.
 
     Raises:
@@ -71,11 +82,11 @@ def read_predictions(folder: Path) -> dict[str, Predictions]:
         raise DataError(
             f"{folder} holds no predictions/<task>.jsonl. Give the folder that an evaluation has written."
         )
-    return {file.stem: _read_file(file) for file in files}
+    return {file.stem: _read_file(file, metric) for file in files}
 
 
-def _read_file(file: Path) -> Predictions:
-    labels, correct = [], []
+def _read_file(file: Path, metric: str) -> Predictions:
+    labels, correct, records = [], [], []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             example = json.loads(line)
@@ -87,16 +98,25 @@ def _read_file(file: Path) -> Predictions:
             ) from error
         labels.append(tuple(label) if isinstance(label, list) else label)
         correct.append(label == prediction)
+        records.append({**example, "reference": label})
     if not labels:
         raise DataError(f"{file} is empty. Evaluate on at least one example.")
-    return Predictions(tuple(labels), np.array(correct, dtype=np.float64))
+    if metric == ACCURACY:
+        return Predictions(tuple(labels), np.array(correct, dtype=np.float64)[:, None])
+    try:
+        columns = metrics.columns(metric, records)
+    except KeyError as error:
+        raise DataError(
+            f"{file}: its examples have no {error}, which {metric} is made of. Is it of another task type?"
+        ) from error
+    return Predictions(tuple(labels), metrics.counts(metric, *columns).astype(np.float64))
 
 
-def _read_line(rows: Sequence[Row]) -> dict[tuple[str, int], Predictions]:
+def _read_line(rows: Sequence[Row], metric: str) -> dict[tuple[str, int], Predictions]:
     """All predictions of one line, by task and seed."""
     cells: dict[tuple[str, int], Predictions] = {}
     for row in rows:
-        for task, predictions in read_predictions(Path(row.evaluation)).items():
+        for task, predictions in read_predictions(Path(row.evaluation), metric).items():
             if (task, row.seed) in cells:
                 raise DataError(
                     f"line {describe(row.key)} has task {task!r} twice with seed {row.seed}. "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from merging.errors import OptionError
+from merging.evaluation import metrics
 from merging.options import parse
 
 Kind = Literal["base", "individual", "multitask", "merged"]
@@ -64,6 +65,9 @@ class Row:
 class TableOptions:
     """How results become a table."""
 
+    metric: str = "accuracy"
+    """What the numbers are: a folder in ``evaluation/metrics`` that is a share and a function of sums over
+    examples, e.g. the main metric of a task type."""
     title: str = "Results"
     """Caption of the table and of the plot."""
     reference: str | None = "task arithmetic"
@@ -81,6 +85,7 @@ class TableOptions:
     """Name that LaTeX refers to: ``\\ref{tab:<label>}``."""
 
     def __post_init__(self) -> None:
+        metrics.check(self.metric)
         if self.bootstrap_samples < 100:
             raise OptionError(
                 f"table: bootstrap_samples must be >= 100, got {self.bootstrap_samples}; "

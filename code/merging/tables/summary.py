@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from merging.tables.results import Results
+from merging.evaluation import metrics
+from merging.tables.results import ACCURACY, Results
 from merging.tables.rows import Kind, LineKey, Row, TableOptions, lines
 from merging.tables.statistics import Array, Estimate, estimate, resampled_means
 
@@ -91,21 +92,42 @@ def summarize(rows: Sequence[Row], results: Results, options: TableOptions) -> T
 
 def _score(results: Results, options: TableOptions) -> dict[LineKey, _Scores]:
     """Measure and resample all lines together, so that they share the resamples."""
-    keys = list(results.correct)
+    keys = list(results.counts)
     samples = []
     for number, task in enumerate(results.tasks):
         generator = np.random.default_rng([options.seed, number])
-        mean_over_seeds = np.stack([results.correct[key][task].mean(axis=0) for key in keys])
-        samples.append(
-            resampled_means(mean_over_seeds, num_samples=options.bootstrap_samples, generator=generator)
-        )
+        counts = np.stack([results.counts[key][task] for key in keys])  # (lines, seeds, examples, K)
+        if options.metric == ACCURACY:
+            samples.append(
+                resampled_means(
+                    counts[..., 0].mean(axis=1), num_samples=options.bootstrap_samples, generator=generator
+                )
+            )
+        else:
+            rows = counts.swapaxes(2, 3)  # a row of examples for each number that is summed
+            means = resampled_means(
+                rows.reshape(-1, rows.shape[-1]), num_samples=options.bootstrap_samples, generator=generator
+            )
+            totals = means.reshape(*rows.shape[:3], -1) * rows.shape[-1]
+            samples.append(_of_counts(options.metric, totals, axis=2).mean(axis=1))
     scores = {}
     for index, key in enumerate(keys):
-        per_seed = np.stack([results.correct[key][task].mean(axis=1) for task in results.tasks])
+        of_tasks = (results.counts[key][task] for task in results.tasks)
+        if options.metric == ACCURACY:
+            per_seed = np.stack([counts[..., 0].mean(axis=1) for counts in of_tasks])
+        else:
+            per_seed = np.stack(
+                [_of_counts(options.metric, counts.sum(axis=1), axis=1) for counts in of_tasks]
+            )
         scores[key] = _Scores(
             per_seed.mean(axis=1), per_seed, np.stack([of_task[index] for of_task in samples])
         )
     return scores
+
+
+def _of_counts(metric: str, totals: Array, *, axis: int) -> Array:
+    """The metric of sums whose K numbers lie along an axis."""
+    return np.apply_along_axis(lambda its: metrics.of_counts(metric, its), axis, totals)
 
 
 def _reference(key: LineKey, scores: Mapping[LineKey, _Scores], options: TableOptions) -> _Scores | None:

@@ -66,6 +66,15 @@ def test_entities_count_only_whole() -> None:
     assert metrics.compute("entity_f1", [["O"]], [["O"]]) == metrics.compute("tag_accuracy", [[]], [[]]) == 0
 
 
+def test_a_correlation_from_sums() -> None:
+    random = np.random.default_rng(0)
+    true, ours = random.normal(size=(2, 40)) + 100
+    totals = metrics.counts("pearson", ours, true).sum(0)
+    assert metrics.of_counts("pearson", totals) == pytest.approx(metrics.compute("pearson", ours, true))
+    constant = metrics.counts("pearson", np.full(7, 0.1), true[:7]).sum(0)
+    assert metrics.of_counts("pearson", constant) == 0.0
+
+
 @pytest.mark.parametrize("name", ["entity_f1", "tag_accuracy"])
 def test_intervals_of_counts_are_those_of_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from merging.errors import DataError
+from merging.errors import DataError, OptionError, UnknownNameError
+from merging.evaluation import metrics
 from merging.tables.report import write_report
 
 WriteEvaluation = Callable[[str, Mapping[str, Sequence[int]]], Path]
@@ -205,3 +207,63 @@ def test_mistakes_in_the_results(
     with pytest.raises(DataError, match=r"b.jsonl is empty"):
         attempt(row("x", broken))
     assert not (tmp_path / "report").exists()
+
+
+def write_records(folder: Path, records: Mapping[str, Sequence[tuple[Any, Any]]]) -> Path:
+    """An evaluation folder of (label, prediction) for each task."""
+    (folder / "predictions").mkdir(parents=True)
+    for task, its in records.items():
+        lines = [json.dumps({"label": label, "prediction": prediction}) for label, prediction in its]
+        (folder / "predictions" / f"{task}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_other_metrics_than_accuracy(tmp_path: Path) -> None:
+    """F1 of entities, of two seeds: the mean over seeds of the metric, not a share of right sentences."""
+    true = [["B-X", "O"], ["B-X", "I-X"], ["O", "B-Y"]] * 4
+    found = {0: [["B-X", "O"], ["B-X", "O"], ["O", "O"]] * 4, 1: true}
+    rows = []
+    for seed, its in found.items():
+        folder = write_records(tmp_path / f"merged{seed}", {"a": list(zip(true, its, strict=True))})
+        rows.append(row("merged", folder, **{"seed": seed}))
+    write_report(rows=rows, options={"metric": "entity_f1", "reference": None}, out=tmp_path / "report")
+    (line,) = read_csv(tmp_path / "report")
+    first = 2 * 4 / (8 + 12)  # a third of the spans, and of those that were found half
+    assert float(line["a"]) == pytest.approx((first + 1) / 2)
+    assert float(line["a_low"]) < float(line["a"]) < float(line["a_high"])
+    assert "entity f1, in percent; examples: a 12." in (tmp_path / "report/table.md").read_text()
+
+
+def test_correlations_are_resampled(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    true = random.normal(size=60)
+    near, far = true + random.normal(size=60) * 0.3, true + random.normal(size=60)
+    rows = [
+        row(name, write_records(tmp_path / name, {"a": list(zip(true, its, strict=True))}))
+        for name, its in {"near": near, "far": far}.items()
+    ]
+    options = {"metric": "pearson", "reference": "far", "bootstrap_samples": 2000}
+    write_report(rows=rows, options=options, out=tmp_path / "report")
+    first, second = read_csv(tmp_path / "report")
+    assert float(first["a"]) == pytest.approx(np.corrcoef(true, near)[0, 1])
+    low, high = metrics.interval("pearson", far, true, num_samples=2000, seed=0)
+    assert float(second["a_low"]) == pytest.approx(low, abs=0.03)
+    assert float(second["a_high"]) == pytest.approx(high, abs=0.03)
+    assert float(first["difference_low"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "message"),
+    [
+        ("entity_f2", UnknownNameError, "Did you mean 'entity_f1'"),
+        ("mean_squared_error", OptionError, "mean_squared_error is no share"),
+        ("spearman", OptionError, "spearman is not made of sums over examples"),
+        ("token_accuracy", DataError, "have no 'num_correct', which token_accuracy is made of"),
+    ],
+)
+def test_metrics_that_no_table_can_show(
+    metric: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    rows = [row("merged", write_records(tmp_path / "merged", {"a": [(0.5, 0.4), (1.0, 1.2)]}))]
+    with pytest.raises(error, match=message):
+        write_report(rows=rows, options={"metric": metric, "reference": None}, out=tmp_path / "report")

@@ -101,6 +101,27 @@ def columns(name: str, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray
     return column([record[first] for record in records]), column([record[second] for record in records])
 
 
+def counts(name: str, predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Return the numbers of each example, (N, K), whose sums make a metric.
+
+    Raises:
+        OptionError: it is not made of sums.
+    """
+    module = _module(name)
+    if not hasattr(module, "counts"):
+        raise OptionError(
+            f"{name} is not made of sums over examples, so that it cannot be resampled. Take the main metric "
+            "of the task type."
+        )
+    found: np.ndarray = module.counts(predictions, references)
+    return found
+
+
+def of_counts(name: str, totals: np.ndarray) -> float:
+    """Return a metric from the sums, (K,), over examples of :func:`counts`."""
+    return float(_module(name).of_counts(totals))
+
+
 def reads_predictions(name: str) -> bool:
     """Whether a metric takes what a model predicts, rather than how likely it finds the truth."""
     return not hasattr(_module(name), "FIELDS")
