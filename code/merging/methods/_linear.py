@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from merging.errors import CheckpointError
-from merging.methods._solve import precision_of
+from merging.methods._solve import norm, precision_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from merging.methods._seam import Factors, Parameter
 
 T = TypeVar("T")
+DampingUnit = Literal["mean", "norm"]
 
 NOISE = 100
 """By how much rounding may move the eigenvalues of a second moment, in units of the rounding."""
@@ -146,6 +147,7 @@ def kronecker(
     weight: float = 1.0,
     off_diagonal: float = 1.0,
     damping: float = 0.0,
+    damping_unit: DampingUnit = "mean",
 ) -> Kronecker:
     """The operator of one layer, times ``weight``, in the dtype of ``like``; multiplied by ``Factors.scale``.
 
@@ -154,18 +156,24 @@ def kronecker(
         like: gives dtype and device.
         weight: of the task.
         off_diagonal: what the elements of A and G beside the diagonal are multiplied by, 0..1.
-        damping: added to the diagonals of A and of G, in units of their means (factored Tikhonov damping:
-            Martens and Grosse, ICML 2015, arXiv:1503.05671, section 6.3).
+        damping: added to the diagonals of A and of G (factored Tikhonov damping: Martens and Grosse, ICML
+            2015, arXiv:1503.05671, section 6.3).
+        damping_unit: the mean of the diagonal, or the Frobenius norm, of each of them.
     """
     weight = weight * factors.scale
     inputs, mean = _normalized(softened(factors.inputs.to(like), off_diagonal))
-    inputs.diagonal().add_(damping if mean > 0 else 0.0)
+    inputs.diagonal().add_(damping * _unit(inputs, damping_unit) if mean > 0 else 0.0)
     weight *= mean
     if factors.outputs is None:
         return Kronecker(inputs, None, weight)
     outputs, mean = _normalized(softened(factors.outputs.to(like), off_diagonal))
-    outputs.diagonal().add_(damping if mean > 0 else 0.0)
+    outputs.diagonal().add_(damping * _unit(outputs, damping_unit) if mean > 0 else 0.0)
     return Kronecker(inputs, outputs, weight * mean)
+
+
+def _unit(matrix: Tensor, kind: DampingUnit) -> float:
+    """What damping is measured in, of a matrix whose diagonal has the mean 1."""
+    return 1.0 if kind == "mean" else norm(matrix)
 
 
 def regularized(factors: Factors, like: Tensor) -> Factors:

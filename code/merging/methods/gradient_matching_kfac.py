@@ -65,9 +65,13 @@ class Options:
     delta_0: float = 1e-12
     """Prior precision, >= 0, in the unit of the curvatures (summed over training examples)."""
     damping: float = 0.1
-    """Added to the diagonals of A_t and G_t, in units of their means, >= 0. Curvatures of layers know next to
-    nothing of most directions, and without it those decide: a combination of matrices, unlike one of numbers,
-    may lie far outside of the models."""
+    """Added to the diagonals of A_t and G_t, in units of ``damping_unit``, >= 0. Curvatures of layers know
+    next to nothing of most directions, and without it those decide: a combination of matrices, unlike one of
+    numbers, may lie far outside of the models."""
+    damping_unit: Literal["mean", "norm"] = "mean"
+    """Of each A_t and G_t: the mean of the diagonal, or the Frobenius norm. With "norm" no direction counts
+    more than 1 + 1 / damping times another one on a side, however wide the layer and however low the rank of
+    its factors; with "mean" that grows with the width."""
     sides: Literal["both", "inputs"] = "both"
     """"inputs" leaves the G_t out, as if they were the identity: the curvature that RegMean takes."""
     prior: bool = True
@@ -166,7 +170,8 @@ def merge(
     like = base.double()  # curvatures differ by direction much more than float32 can tell apart
 
     def curvature(its: Factors) -> Kronecker:
-        return kronecker(regularized(its, like), like, damping=options.damping)
+        lifted = regularized(its, like)
+        return kronecker(lifted, like, damping=options.damping, damping_unit=options.damping_unit)
 
     system = _system(
         {task: (alpha[task], curvature(its)) for task, its in layers.items()},

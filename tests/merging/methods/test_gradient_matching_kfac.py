@@ -417,21 +417,23 @@ def test_factors_that_do_not_fit(inputs: dict[str, Any], run: Run) -> None:
             run(NAME, inputs | {"base_factors": wrong})
 
 
-def test_damping_goes_to_both_factors(inputs: dict[str, Any], run: Run) -> None:
-    """In units of the means of their diagonals."""
+@pytest.mark.parametrize("unit", ["mean", "norm"])
+def test_damping_goes_to_both_factors(inputs: dict[str, Any], run: Run, unit: str) -> None:
+    """In units of the means of their diagonals, or of their Frobenius norms."""
 
     def damped(its: Factors) -> Factors:
         parts = []
         for matrix in (its.inputs, its.outputs):
             assert matrix is not None
-            parts.append(matrix + 0.3 * matrix.diagonal().mean() * torch.eye(len(matrix)))
+            size = matrix.diagonal().mean() if unit == "mean" else matrix.norm()
+            parts.append(matrix + 0.3 * size * torch.eye(len(matrix)))
         return replace(its, inputs=parts[0], outputs=parts[1])
 
     lifted = inputs | {
         "factors": {task: damped(its) for task, its in inputs["factors"].items()},
         "base_factors": damped(inputs["base_factors"]),
     }
-    merged = run(NAME, inputs, scaling_factor=ALPHA, damping=0.3, **EXACT)
+    merged = run(NAME, inputs, scaling_factor=ALPHA, damping=0.3, damping_unit=unit, **EXACT)
     assert_close(merged, run(NAME, lifted, scaling_factor=ALPHA, **EXACT))
 
 
