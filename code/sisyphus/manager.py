@@ -51,6 +51,9 @@ _LONGEST_SUBMITTING_S = 0.5
 _AT_ONCE = 50
 """Jobs that are set up by several threads before they are submitted."""
 
+_LOOK_AT_OWNER_EVERY_S = 0.5
+"""Jobs of no work end more often than this, and the file system must not suffer from it."""
+
 _DECIDABLE = (gs.STATE_ERROR, gs.STATE_RETRY_ERROR)
 """States that settings and recipes can do something about."""
 
@@ -282,7 +285,7 @@ class Manager(threading.Thread):
 
     def _is_replaced(self) -> bool:
         """Whether another manager took this one for dead, e.g. because its machine slept."""
-        if self._ownership.is_lost():
+        if self._ownership.is_lost(look_every_s=_LOOK_AT_OWNER_EVERY_S):
             logging.error(
                 "Another manager has taken over %s: this one stops, running tasks go on", gs.WORK_DIR
             )

@@ -40,6 +40,7 @@ class Ownership:
         self._lock_path = os.path.join(work_dir, ".manager.lock")
         self._lock: int | None = None
         self._mine: dict[str, Any] | None = None
+        self._looked_at = float("-inf")
         self._ended = threading.Event()
 
     def acquire(self) -> None:
@@ -68,10 +69,15 @@ class Ownership:
         self._ended.clear()
         threading.Thread(target=self._touch, args=(self._ended,), name="heartbeat", daemon=True).start()
 
-    def is_lost(self) -> bool:
-        """Whether another manager has taken over, because this one seemed to be dead."""
-        if self._mine is None:
+    def is_lost(self, *, look_every_s: float = 0.0) -> bool:
+        """Whether another manager has taken over, because this one seemed to be dead.
+
+        Args:
+            look_every_s: for so long after the last look the answer is no.
+        """
+        if self._mine is None or time.monotonic() - self._looked_at < look_every_s:
             return False
+        self._looked_at = time.monotonic()
         try:
             record = self._read()
             if record is None:  # removed by somebody, or by a cleaning of everything that is no job

@@ -136,6 +136,9 @@ def start_manager(engine: EngineBase | None = None, start_computations: bool = F
 
     Returns:
         The manager; ``stop()`` ends it.
+
+    Raises:
+        AnotherManagerError: computations are to start, but another manager works in the work folder.
     """
     from sisyphus.graph import graph
     from sisyphus.manager import Manager
@@ -145,6 +148,7 @@ def start_manager(engine: EngineBase | None = None, start_computations: bool = F
     manager = Manager(graph, engine)
     manager.update_states()
     if start_computations:
+        manager.own()
         manager.start()
     return manager
 
