@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from merging import tasks
+from merging.commands.cli import main
 from merging.errors import CheckpointError, DataError, OptionError
 from merging.evaluation.run import evaluate, predict
 from merging.hessians import _categorical, check_call, fisher_empirical, fisher_exact, fisher_mc
@@ -308,6 +309,24 @@ def test_losses_of_texts_are_sums_or_means(
         torch.testing.assert_close(total, 4 * found["mean"][name])
     with pytest.raises(OptionError, match="token_reduction is 'mean', but this estimator takes no gradients"):
         check_call("gram", {"token_reduction": "mean"})
+
+
+def test_the_command_line_shows_perplexity_as_it_is(
+    write_language_model: WriteModel,
+    write_data: WriteData,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_data("texts", {"test": [{"text": "w1 w2 w3"}, {"text": "w4 w5"}]})
+    words = ["evaluate", "--task-type", CAUSAL, "--model", str(write_language_model("gpt2"))]
+    words += ["--data", f"own={data}:test", "--max-tokens", "8", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["own"]
+    printed = capsys.readouterr().out
+    assert f"perplexity {found['perplexity']['value']:.1f} [" in printed
+    assert f"token_accuracy {100 * found['token_accuracy']['value']:.1f} [" in printed
+    assert main([*words[:-1], str(tmp_path / "no"), "--metrics", '["exact_match"]']) == 2
+    assert "texts without prompts" in capsys.readouterr().err
 
 
 def test_an_exact_fisher_of_a_vocabulary_is_refused() -> None:
