@@ -8,7 +8,7 @@ import pytest
 import torch
 from merging import hessians
 from merging.errors import DataError, OptionError, UnknownNameError
-from merging.hessians import _categorical, fisher_empirical, fisher_exact, fisher_mc
+from merging.hessians import _categorical, _gaussian, fisher_empirical, fisher_exact, fisher_mc, ggn
 from merging.hessians._per_example import SquaredGradients
 from torch import Tensor, nn
 
@@ -58,6 +58,26 @@ def test_two_classes_are_one_difference() -> None:
     p = model(inputs).softmax(-1).detach()
     fisher = diagonal(model, inputs, fisher_exact)
     torch.testing.assert_close(fisher["bias"][0], (p[:, 0] * p[:, 1]).mean())
+
+
+def test_the_exact_passes_are_one_fewer_than_classes() -> None:
+    """Their outer products sum to diag(p) - p p^T, also for scores that are next to certain."""
+    scores = torch.tensor(
+        [[0.3, -1.0, 2.0, 0.0], [900.0, -900.0, 0.0, 1.0], [-900.0, 0.0, 0.0, -900.0]]
+    ).double()
+    given = list(fisher_exact.cotangents(scores, None, examples=range(3), num_samples=1, seed=0))
+    assert len(given) == 3
+    found = sum(torch.einsum("bc,bd->bcd", its, its) for its in given)
+    p = scores.softmax(-1)
+    torch.testing.assert_close(found, torch.diag_embed(p) - torch.einsum("bc,bd->bcd", p, p))
+
+
+def test_ggn_of_squared_errors_is_the_squared_jacobian() -> None:
+    model, inputs = logistic_regression(2)
+    found = diagonal(model, inputs, ggn, distribution=_gaussian)
+    expected = inputs.square().mean(0).expand(2, 4)  # d z_c / d w_ci = x_i
+    torch.testing.assert_close(found["weight"], expected)
+    torch.testing.assert_close(found["bias"], torch.ones(2).double())
 
 
 def test_empirical_fisher_of_logistic_regression() -> None:
