@@ -78,6 +78,8 @@ class _Comparison:
         chain = (*chain, pair)
         found = False
         for label, x, y in _pairs(old.arguments, new.arguments):
+            if (x is MISSING and label in new.left_out) or (y is MISSING and label in old.left_out):
+                continue  # the class has got an argument with a default that changes no id
             for difference in self._nodes(x, y, chain, f"{place}{label}"):
                 found = True
                 yield difference

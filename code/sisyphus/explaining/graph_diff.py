@@ -148,7 +148,7 @@ def _whole(saved: SavedJob, arguments: Mapping[str, str]) -> object:
 
 
 def _texts(saved: SavedJob, partners: Mapping[str, str]) -> dict[str, str]:
-    return {name: _text(node, partners) for name, node in saved.arguments.items()}
+    return {name: _text(node, partners) for name, node in saved.counting.items()}
 
 
 def _text(node: Node, partners: Mapping[str, str]) -> str:

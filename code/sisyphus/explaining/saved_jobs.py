@@ -19,6 +19,7 @@ from typing import Any
 from sisyphus import global_settings as gs
 from sisyphus.errors import JobDirError
 from sisyphus.explaining.described import TEXT, Node, leaf, place_of
+from sisyphus.explaining.identity import left_out_of_id
 from sisyphus.job import Job
 from sisyphus.job_dir import read_saved_bytes
 
@@ -67,6 +68,14 @@ class SavedJob:
     aliases: frozenset[str] = frozenset()
     commit: str = ""
     """Commit of the recipe's repository, with ``+`` if files were changed; empty if not recorded."""
+
+    left_out: frozenset[str] = field(default=frozenset(), compare=False)
+    """Names of the arguments that do not enter the id, as far as that is known: a folder does not say it."""
+
+    @property
+    def counting(self) -> dict[str, Node]:
+        """The arguments that enter the id."""
+        return {name: node for name, node in self.arguments.items() if name not in self.left_out}
 
     @property
     def class_name(self) -> str:
@@ -160,7 +169,8 @@ def save_in_memory(job: Job) -> SavedJob:
             arguments[name] = leaf(type(value).__name__, repr(value))
     made = made_with(job)
     aliases = frozenset(job.get_aliases() or ())
-    return SavedJob(job._sis_id(), arguments, made.get("version", ""), aliases, _commit(made))
+    version = made.get("version", "")
+    return SavedJob(job._sis_id(), arguments, version, aliases, _commit(made), left_out_of_id(job))
 
 
 def _commit(made_with: Mapping[str, Any]) -> str:

@@ -69,7 +69,5 @@ def closest(job: SavedJob, folders: Folders) -> tuple[SavedJob | None, int]:
 
 
 def _num_different(job: SavedJob, other: SavedJob) -> int:
-    names = {*job.arguments, *other.arguments}
-    return sum(
-        not job.arguments.get(name, MISSING).is_like(other.arguments.get(name, MISSING)) for name in names
-    )
+    mine, theirs = job.counting, other.counting
+    return sum(not mine.get(name, MISSING).is_like(theirs.get(name, MISSING)) for name in {*mine, *theirs})

@@ -121,6 +121,19 @@ def test_what_does_not_enter_the_id(workplace):
     assert left_out_of_id(Own(1, 2)) == {"gpu_mem"}
 
 
+def test_a_new_argument_that_changes_no_id_is_no_difference(workplace):
+    job = save_in_memory(Train(Data("imdb").out, {"a": 1}))
+    before = SavedJob(
+        "x/Train.old", {name: node for name, node in job.arguments.items() if name != "verbose"}
+    )
+    ((difference),) = differences(before, job, Folders([job]).find)
+    assert "hash method" in difference.new
+    ((difference),) = differences(
+        before, save_in_memory(Train(Data("imdb").out, {"a": 1}, True)), Folders().find
+    )
+    assert difference.where == "verbose"
+
+
 def test_the_closest_folder_of_the_class(workplace):
     data = Data("imdb").out
     far, near, new = Train(data, {"a": 1}, True), Train(data, {"a": 2}), Train(data, {"a": 3})
