@@ -9,12 +9,15 @@ import datasets
 import pytest
 import torch
 from merging import tasks
+from merging.adapters import merge_adapters
 from merging.errors import DataError, OptionError
 from merging.evaluation.run import evaluate, predict
 from merging.hessians._factors import FactorSums
 from merging.hessians.estimate import estimate
 from merging.merge.streaming import merge_checkpoints
+from merging.models import quiet
 from merging.training.run import train
+from safetensors.torch import load_file
 from torch import Tensor
 
 TASK = "multiple_choice"
@@ -174,6 +177,54 @@ def test_every_estimator(
     data = write_data("choices", {"train": rows_of(EXAMPLES) * 2})
     refused = {"mask_nodes": "mask_nodes"} if kind == "t5" else {}
     check_estimators(TASK, write_language_model(kind), data, refused=refused)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft itself
+def test_vectors_of_adapters_merge_by_their_blocks(
+    write_language_model: WriteModel, write_data: WriteData, tmp_path: Path
+) -> None:
+    """(IA)3 on T5, choices ranked, full curvature of each vector: what MaTS merges."""
+    peft = pytest.importorskip("peft")
+    base = write_language_model("t5")
+    data = write_data("choices", {"train": rows_of(EXAMPLES) * 2})
+    folders, blocks = {}, {}
+    for seed, name in enumerate(("a", "b")):
+        folders[name], blocks[name] = tmp_path / name, tmp_path / f"blocks_{name}"
+        config = peft.IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"])
+        with torch.random.fork_rng(), quiet():
+            torch.manual_seed(seed)
+            model = peft.get_peft_model(tasks.load(TASK).load_model(str(base)), config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.add_(torch.randn_like(parameter), alpha=0.3)
+            model.save_pretrained(folders[name])
+        estimate(
+            estimator="block_mc",
+            task_type=TASK,
+            model=folders[name],
+            data={"data": data, "split": "train"},
+            options={"max_tokens": 8, "batch_size": 4},
+            seed=0,
+            out=blocks[name],
+        )
+        assert all(tensor.dim() == 2 for tensor in load_file(blocks[name] / "hessian.safetensors").values())
+    merge_adapters(
+        method="mats",
+        options={"objective": "block", "num_iterations": 3},
+        base=base,
+        adapters=folders,
+        statistics={"blocks": blocks},
+        result="vectors",
+        out=tmp_path / "merged",
+    )
+    evaluate(
+        task_type=TASK,
+        model=tmp_path / "merged",
+        data={"choices": {"data": data, "split": "train"}},
+        options={"max_tokens": 8, "bootstrap_samples": 5},
+        out=tmp_path / "evaluation",
+    )
 
 
 @pytest.mark.parametrize(
