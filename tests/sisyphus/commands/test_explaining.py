@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 
 import pytest
-
-SETTINGS = "def engine():\n    from sisyphus.localengine import LocalEngine\n    return LocalEngine(cpu=1)\n"
 
 
 def test_why_of_a_folder_names_the_arguments(computed):
@@ -92,6 +91,10 @@ def test_diff_as_json_and_exit_code(computed):
     assert len(answer["new"]) == len(answer["orphaned"]) == len(answer["causes"]) == 1
 
 
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+
+@needs_git
 def test_diff_against_a_commit_cleans_up(computed):
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import types
@@ -27,6 +28,8 @@ def git(*arguments, cwd):
 @pytest.fixture
 def repository(workspace):
     """A project in a repository, with a recipe that is committed."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
     recipe = workspace / "recipe"
     recipe.mkdir()
     (recipe / "__init__.py").write_text("")
