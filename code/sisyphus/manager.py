@@ -28,6 +28,7 @@ from sisyphus.memory_profile import MemoryProfile
 from sisyphus.outputs.links import create_aliases
 from sisyphus.outputs.targets import OutputPath, OutputReport
 from sisyphus.results_cache import finished_results_cache
+from sisyphus.running.leftovers import end_leftovers
 from sisyphus.terminal import overview
 from sisyphus.terminal.display import Display, PlainDisplay
 from sisyphus.terminal.prompts import ask
@@ -468,6 +469,8 @@ class Manager(threading.Thread):
         for task in tasks_of(job):
             if any(task.state(self.engine, task_id) == gs.STATE_RUNNING for task_id in task.task_ids()):
                 self.engine.cancel(task)
+            for task_id in task.task_ids():
+                end_leftovers(task.get_last_usage(task_id), job._sis_path())
         if job._sis_setup():  # a job whose code is broken may have none
             job._sis_move()
         self._set_up.discard(job)

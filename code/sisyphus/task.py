@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
 from sisyphus.job_dir import SHARED_ENTRIES, task_entry
+from sisyphus.running.leftovers import end_leftovers
 from sisyphus.states import State, TaskEvidence, combined, task_id_state
 
 if TYPE_CHECKING:
@@ -185,10 +186,18 @@ class Task:
         if self.tries <= 1:
             return False
         try:
-            return self.job._sis_dir.reset_error(self._start, task_id, self.tries - 1)
+            return self.put_failure_aside(task_id, self.tries - 1)
         except OSError as error:  # a full disk, a folder that is not writable: it stays in error
             logging.warning(f"Cannot put a failed try of {self.job} aside: {error}")
             return False
+
+    def put_failure_aside(self, task_id: int, max_times: int) -> bool:
+        """Let a failed id run again, without what its try left running; False if it had its tries."""
+        used = self.get_last_usage(task_id)
+        done = self.job._sis_dir.reset_error(self._start, task_id, max_times)
+        if done:
+            end_leftovers(used, self.job._sis_path())
+        return done
 
     def state(self, engine: EngineBase | None, task_id: int | None = None, force: bool = False) -> State:
         """Return the state of this id, or of the whole task.
@@ -213,21 +222,27 @@ class Task:
             return State.ERROR
         report = State.UNKNOWN if engine is None else engine.task_state(self, task_id)
         names = self.job._sis_dir.names()  # it may have ended between the first look and the engine's answer
-        folder = self.job._sis_dir
+        has_log = self._marked(gs.JOB_LOG, names, task_id)[0]
+        was_lost = (
+            has_log and report == State.UNKNOWN
+        )  # only then its files are asked when it was last heard of
         return task_id_state(
             TaskEvidence(
                 finished=self._marked(gs.JOB_FINISHED_MARKER, names, task_id)[0],
                 error=self._marked(State.ERROR.value, names, task_id)[0],
                 engine=report,
-                has_log=self._marked(gs.JOB_LOG, names, task_id)[0],
+                has_log=has_log,
                 began=self._marked(gs.PLOGGING_FILE, names, task_id)[0],
-                silence_s=folder.silence_s(self._start, task_id, time.time()),
+                silence_s=self._silence_s(task_id) if was_lost else 0.0,
                 patience_s=_patience_s(engine),
-                num_submissions=self._submissions_without_progress(engine, task_id),
+                num_submissions=self._submissions_without_progress(engine, task_id) if was_lost else 0,
                 max_submissions=gs.MAX_SUBMIT_RETRIES,
                 resumable=self.resumeable(),
             )
         )
+
+    def _silence_s(self, task_id: int) -> float:
+        return self.job._sis_dir.silence_s(self._start, task_id, time.time())
 
     def _submissions_without_progress(self, engine: EngineBase | None, task_id: int) -> int:
         """Submissions of this id that led to a run, since the job last got further.

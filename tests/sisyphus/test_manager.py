@@ -544,3 +544,32 @@ def test_what_is_known_to_be_finished_is_not_looked_at_again(project):
     again = project.manager()
     assert again.returncode == 0
     assert "0 jobs ran, 2 were cached" in again.stderr
+
+
+def test_children_of_a_failed_try_do_not_work_beside_the_next(project):
+    project.config(
+        'tk.register_output("out", Leaves().out)',
+        recipe="""
+        class Leaves(Job):
+            def __init__(self):
+                self.out = self.output_var("out")
+
+            def tasks(self):
+                yield Task("run", tries=2)
+
+            def run(self):
+                pids = File("../../../../pids")
+                if not pids.exists():
+                    import subprocess
+                    child = subprocess.Popen(["sleep", "60"])
+                    pids.write_text(str(child.pid))
+                    child.returncode = 0  # no warning that it runs on
+                    raise ValueError("the child stays")
+                state = File(f"/proc/{pids.read_text()}")
+                self.out.set(state.exists() and ") Z " not in (state / "stat").read_text())
+        """,
+    )
+    done = project.manager()
+    assert done.returncode == 0
+    assert "Ended what an earlier run left running" in done.stderr
+    assert project.read("output/out").strip() == "False"

@@ -80,7 +80,7 @@ class Failure:
             changes["exclude_nodes"] = sorted({*self.rqmt.get("exclude_nodes", ()), self.host})
         folder, name = self.job._sis_dir, self.task.name()
         if self.state == gs.STATE_ERROR:
-            done = folder.reset_error(name, self.task_id, limit)
+            done = self.task.put_failure_aside(self.task_id, limit)
         else:
             changes = {**{key: self.rqmt[key] for key in self.task.rqmt() if key in self.rqmt}, **changes}
             done = folder.put_submissions_aside(name, limit)

@@ -1,4 +1,4 @@
-"""Processes that a killed task left running, and that would work in its folder beside the next run."""
+"""Processes that an earlier run of a task left, and that would work in its folder beside the next one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def end_leftovers(used: Mapping[str, Any], job_dir: str) -> list[int]:
     or write to one of its files.
 
     Args:
-        used: usage file of the earlier run, or the engine's note of it. Its process is dead.
+        used: usage file of the earlier run, whose process is dead; empty if there was none.
         job_dir: the job's folder.
 
     Returns:
@@ -44,7 +44,7 @@ def end_leftovers(used: Mapping[str, Any], job_dir: str) -> list[int]:
     psutil.wait_procs(left, _PATIENCE_S)
     killed = [process.pid for process in left]
     if killed:
-        logging.warning("Ended what a killed run left running in %s: processes %s", job_dir, killed)
+        logging.warning("Ended what an earlier run left running in %s: processes %s", job_dir, killed)
     return killed
 
 
