@@ -263,10 +263,13 @@ def _worker(args: argparse.Namespace) -> int:
 def _fork_server(args: argparse.Namespace) -> int:
     import socket
 
+    from sisyphus import worker
     from sisyphus.fork_server import server
 
-    arguments = server.serve(socket.socket(fileno=args.channel), args.cpus)
-    return 0 if arguments is None else main(arguments)
+    call = server.serve(socket.socket(fileno=args.channel), args.cpus)
+    if call is None:
+        return 0
+    return server.leave(worker.run(call))
 
 
 def _show_traceback(error: Exception) -> None:

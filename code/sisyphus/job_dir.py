@@ -221,8 +221,11 @@ class JobDir:
             logging.warning(f"Removed a link that led nowhere: {self.path} -> {os.readlink(self.path)}")
             os.unlink(self.path)
         try:
-            for name in (gs.JOB_INPUT, gs.JOB_OUTPUT, gs.JOB_WORK_DIR, gs.JOB_LOG_ENGINE):
-                os.makedirs(self.entry(name), exist_ok=True)
+            for folder in (
+                self.path,
+                *map(self.entry, (gs.JOB_INPUT, gs.JOB_OUTPUT, gs.JOB_WORK_DIR, gs.JOB_LOG_ENGINE)),
+            ):
+                _make_directory(folder)
             for name in output_dirs:
                 os.makedirs(os.path.join(self.entry(gs.JOB_OUTPUT), name), exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -285,6 +288,17 @@ class JobDir:
         shutil.rmtree(aside)
 
 
+def _make_directory(path: str) -> None:
+    """As ``os.makedirs`` with ``exist_ok``, in one call where the directory above is there."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)
+
+
 def _is_newer(path: str, other: str) -> bool:
     """Whether a file got its name later than another one was made, as far as the clock of the disk tells."""
     try:
@@ -315,7 +329,6 @@ def read_save(path: str) -> Any:
     """
     import gzip
     import pickle
-    import tarfile
     import zlib
 
     try:
@@ -325,7 +338,7 @@ def read_save(path: str) -> Any:
         raise JobDirError(
             f"no job is saved in {path}: neither {gs.JOB_SAVE} nor {gs.JOB_FINISHED_ARCHIVE}"
         ) from error
-    except (pickle.UnpicklingError, EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
+    except (pickle.UnpicklingError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise JobDirError(f"the job saved in {path} is damaged: {error}") from error
     except (ImportError, AttributeError, TypeError, ValueError, LookupError) as error:
         raise JobDirError(
@@ -339,6 +352,7 @@ def read_saved_bytes(path: str) -> bytes:
 
     Raises:
         FileNotFoundError: if there is none.
+        JobDirError: if the archive is damaged.
     """
     if os.path.isdir(path):
         save = os.path.join(path, gs.JOB_SAVE)
@@ -348,10 +362,13 @@ def read_saved_bytes(path: str) -> bytes:
             return file.read()
     import tarfile  # takes longer than all else that a worker imports; few workers read archives
 
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if os.path.normpath(member.name) == gs.JOB_SAVE:
-                content = archive.extractfile(member)
-                if content is not None:
-                    return content.read()
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if os.path.normpath(member.name) == gs.JOB_SAVE:
+                    content = archive.extractfile(member)
+                    if content is not None:
+                        return content.read()
+    except tarfile.TarError as error:
+        raise JobDirError(f"the job saved in {path} is damaged: {error}") from error
     raise FileNotFoundError(path)

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 REPORTING = """
+LEFT_OPEN = []
+
+
 class Report(Job):
     '''Writes what it sees of its process.'''
 
@@ -34,10 +37,14 @@ class Report(Job):
 
     def run(self):
         import random
+        import atexit
         import resource
         import signal
 
         time.sleep(self.seconds)
+        atexit.register(File("at exit").absolute().touch)
+        LEFT_OPEN.append(open("left open", "w"))
+        LEFT_OPEN[0].write("kept")
         with open(f"/proc/{os.getppid()}/cmdline") as file:
             parent = file.read().split(chr(0))
         self.out.set({
@@ -89,6 +96,8 @@ def test_later_workers_are_forked_and_are_processes_of_their_own(project):
     for folder in (project.path / "work/jobs").iterdir():
         assert "Job finished successfully" in (folder / "log.run.1").read_text()
         assert (folder / "usage.run.1").exists()
+        assert (folder / "work/left open").read_text() == "kept"
+        assert (folder / "work/at exit").exists()
 
 
 @pytest.mark.parametrize(
