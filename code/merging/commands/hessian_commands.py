@@ -18,12 +18,14 @@ def _hessian(
     *, estimator: str | None, statistics: Sequence[str] | None, out: str, work: str | None, **rest: Any
 ) -> str:
     from merging.hessians.estimate import PROGRESS_NAME, estimate, work_folder
+    from merging.hessians.inspection import open_all, verdict
 
     if estimator is None and statistics is None:
         estimator = "fisher_mc"
     with shown(Path(work or work_folder(out)) / PROGRESS_NAME, sys.stderr):
         estimate(estimator=estimator, statistics=statistics, out=out, work=work, **rest)
-    return f"wrote {out}"
+    lines = [f"{name}: converged? {verdict(its.record)}" for name, its in open_all(out).items()]
+    return "\n".join([*lines, f"wrote {out}"])
 
 
 def _inspect(*, folder: str, plot: str | None) -> str:

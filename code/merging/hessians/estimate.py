@@ -23,7 +23,7 @@ from torch import Tensor
 
 from merging import hessians, tasks
 from merging.data import encoded, splits
-from merging.errors import DataError
+from merging.errors import DataError, OptionError
 from merging.files.checkpoints import check_disk_space
 from merging.hessians import Estimator, _distributions, _examples
 from merging.hessians._adding import Adder, add_all
@@ -80,6 +80,8 @@ def estimate(
     names = hessians.chosen(estimator, statistics)
     parsed = hessians.check_call(names, options)
     check_seed(seed, owner=", ".join(names))
+    if not isinstance(save_interval_s, int | float) or save_interval_s < 0:
+        raise OptionError(f"save_interval_s must be a number of seconds, 0 or more, got {save_interval_s!r}.")
     tasks.load(task_type)  # an unknown one is refused before anything is read
     processes = join()
     model = os.fspath(model)

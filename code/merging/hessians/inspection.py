@@ -63,6 +63,19 @@ def tables(stored: StoredHessian) -> Iterator[RenderableType]:
     yield table
 
 
+def verdict(record: HessianRecord) -> str:
+    """What the difference between two halves of the examples says of an estimate."""
+    change = record.report.half_change
+    if change is None:
+        return "unknown: halves of the examples were not compared"
+    error = f"two halves of the examples differ by {_percent(change)}, so the error is about "
+    error += f"{_percent(change / 2)}"
+    if change <= _CONVERGED:
+        return f"yes: {error}"
+    times = math.ceil((change / _CONVERGED) ** 2)
+    return f"not quite: {error}; about {times} times as many examples would bring it to 10 %"
+
+
 def draw(record: HessianRecord, file: Path) -> None:
     """Draw the totals of the layers as bars on a logarithmic axis, and by how much the halves differ, as PNG.
 
@@ -121,7 +134,7 @@ def _facts(stored: StoredHessian) -> Iterator[tuple[str, str]]:
     num_bytes = sum(info.num_bytes for info in tensors.values())
     yield "stored", f"{len(tensors)} tensors, {size_text(num_bytes)}, means in float32"
     yield "in merges", f"times {record.default_scale:,.0f}, unless they are told otherwise"
-    yield "converged?", _verdict(report.half_change)
+    yield "converged?", verdict(record)
     if report.zeros is not None:
         yield "zeros", _percent(report.zeros)
     for key, names in (
@@ -145,18 +158,6 @@ def _resources(record: HessianRecord) -> str:
     if report.peak_gpu_bytes is not None:
         parts.append(f"{size_text(report.peak_gpu_bytes)} of the GPU's")
     return ", ".join(parts)
-
-
-def _verdict(change: float | None) -> str:
-    """What the difference between the halves means."""
-    if change is None:
-        return "unknown: halves of the examples were not compared"
-    error = f"two halves of the examples differ by {_percent(change)}, so the error is about "
-    error += f"{_percent(change / 2)}"
-    if change <= _CONVERGED:
-        return f"yes: {error}"
-    times = math.ceil((change / _CONVERGED) ** 2)
-    return f"not quite: {error}; about {times} times as many examples would bring it to 10 %"
 
 
 def _bar_lengths(totals: list[float]) -> list[int]:

@@ -296,6 +296,8 @@ def test_progress(tmp_path: Path, write_bert: Callable[..., Path], write_texts: 
         ),
         ({"options": {}}, OptionError, r"max_tokens must be in 1\.\.16"),
         ({"seed": -1}, OptionError, "seed must be an int"),
+        ({"save_interval_s": -1}, OptionError, "save_interval_s must be a number of seconds, 0 or more"),
+        ({"save_interval_s": "5 min"}, OptionError, "save_interval_s must be a number of seconds"),
         ({"split": "train[:1%]"}, DataError, "is empty"),
         ({"split": "test"}, DataError, "unknown split 'test'"),
     ],
