@@ -37,7 +37,12 @@ from merging.adapters.extraction import Losses, check_rank
 from merging.adapters.inherited import Saved, dtype_of, layouts_of, on_inputs, saved_tensors, settings_of
 from merging.adapters.low_rank import Update, concat, linear
 from merging.adapters.opened import Adapters, low_ranks
-from merging.adapters.statistics import check_statistics, of_vectors
+from merging.adapters.statistics import (
+    Statistics,
+    check_statistics,
+    of_vectors,
+    open_vector_statistics,
+)
 from merging.adapters.writing import write_lora, write_vectors
 from merging.errors import CheckpointError, OptionError
 from merging.files.publishing import published_folder
@@ -66,7 +71,7 @@ def merge_adapters(
     result: Result = "dense",
     rank: int | None = None,
     saved: Saved = "error",
-    statistics: Mapping[str, Mapping[str, PathLike]] | None = None,
+    statistics: Statistics | None = None,
 ) -> Losses | None:
     """Merge adapters into a new folder, with a ``merge.json`` that says what was merged from what.
 
@@ -84,7 +89,8 @@ def merge_adapters(
             differ: an error, their mean over the adapters that have them, or leave them out. ``dense``
             merges them by the method.
         statistics: ``{"blocks": {task: folder}}`` or ``{"hessians": ...}``: Hessian folders of the adapters,
-            for result "vectors".
+            for result "vectors". Their means are multiplied by the sizes of the training sets; a folder with
+            another factor is ``{"hessian": folder, "scale": 1.0}``.
 
     Returns:
         What truncation lost, for ``svd``.
@@ -116,7 +122,9 @@ def merge_adapters(
     }
     losses: Losses | None = None
     if result == "vectors":
-        vectors = merged_vectors(method, options, opened, of_vectors(statistics, opened))
+        curvatures = open_vector_statistics(statistics, opened)
+        record["sources"] |= {its.label: its.record() for its in curvatures}
+        vectors = merged_vectors(method, options, opened, of_vectors(curvatures, opened))
         with published_folder(out) as folder:
             write_vectors(
                 folder,
@@ -162,7 +170,7 @@ def _check_arguments(
     result: str,
     rank: int | None,
     saved: str,
-    statistics: Mapping[str, Mapping[str, PathLike]],
+    statistics: Statistics,
 ) -> None:
     """What can be said before anything is opened."""
     if result not in RESULTS:

@@ -62,13 +62,19 @@ def _merge(
             announce=announce,
         )
         return f"wrote {out}"
-    others = {**extras, **({"policy": policy} if policy else {}), **output, **compute}
+    statistics = extras if result == "vectors" else {}
+    others = {
+        **(extras if result != "vectors" else {}),
+        **({"policy": policy} if policy else {}),
+        **output,
+        **compute,
+    }
     for name in others:
         raise OptionError(
             f"merging merge: --{name.replace('_', '-')} is for merges of whole models, not for --result "
             f"{result}. Leave it out, or take --result dense."
         )
-    methods.check_call(method, options, {}, tasks=models.keys(), has_base=True)
+    methods.check_call(method, options, statistics, tasks=models.keys(), has_base=True)
     from merging.adapters import merge_adapters
 
     found = _fetched(base, models, {})
@@ -80,6 +86,7 @@ def _merge(
         result=result,  # type: ignore[arg-type]  # checked there
         rank=rank,
         saved=saved or "error",  # type: ignore[arg-type]  # the same
+        statistics=statistics,
         out=out,
     )
     lost = "" if losses is None else f"lost by the rank: {losses.all:.1%}\n"

@@ -186,6 +186,13 @@ def test_vectors_merge_by_their_blocks(
     )
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["pairs"]["num_examples"] == 8
 
+    record = json.loads((tmp_path / "merged" / "merge.json").read_text())["sources"]["blocks['a']"]
+    assert (record["estimator"], record["scale"]) == ("block_empirical", 8)
+    alike = {name: {"hessian": folder, "scale": 1.0} for name, folder in statistics.items()}
+    merge_adapters(**call, statistics={"blocks": alike}, out=tmp_path / "alike")
+    for key, vector in load_file(tmp_path / "alike" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(vector, merged[key], rtol=1e-3, atol=1e-3)  # only ratios matter
+
     swapped = {"a": statistics["b"], "b": statistics["a"]}
     with pytest.raises(
         CheckpointError, match=r"blocks\['a'\] was estimated at other weights than models\['a'\]"
