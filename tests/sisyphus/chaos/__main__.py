@@ -159,12 +159,12 @@ class Harness:
         scene.problems += verdict.differences(self.expected, verdict.outputs_of(project))
         scene.problems += verdict.half_written(project)
         before = project.count("begin")
-        if project.start().wait(timeout=60) != 0 or project.count("begin") != before:
+        if project.start().wait(timeout=120) != 0 or project.count("begin") != before:
             scene.problems.append("started once more, the manager had something to do")
 
     def _last_start(self, scene: faults.Scene) -> int:
         manager = scene.project.manager = scene.project.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while manager.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if manager.poll() is None:
