@@ -34,3 +34,6 @@ DEFAULT_ENVIRONMENT_KEEP |= {  # noqa: F821 - the defaults are there when this f
 # The default OMP_NUM_THREADS and MKL_NUM_THREADS, 1, stand for "as many as the job asks cpus for" in our
 # manager; a text here ("4") is taken as it is, and upstream always takes what stands here.
 DEFAULT_ENVIRONMENT_SET |= {"TOKENIZERS_PARALLELISM": "false"}  # noqa: F821
+
+# Most jobs import these, which takes seconds: our manager's fork server imports them once.
+FORK_SERVER_PRELOAD = ["torch", "transformers.trainer"]

@@ -8,6 +8,11 @@ import warnings
 
 from sisyphus import global_settings as gs
 
+_ENDED = "ended"
+_SAFE_THREADS = frozenset({"jemalloc_bg_thd", _ENDED})
+"""jemalloc (of pyarrow, which transformers.trainer imports) stops its thread around a fork, and goes on
+without it in the child."""
+
 
 def danger() -> str | None:
     """Say why workers forked from this process might not work; None if nothing speaks against it.
@@ -30,7 +35,17 @@ def danger() -> str | None:
 
 
 def _num_threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+    """Threads of this process, without those whose libraries see to it that a fork is safe."""
+    names = [_thread_name(task) for task in os.listdir("/proc/self/task")]
+    return sum(name not in _SAFE_THREADS for name in names)
+
+
+def _thread_name(task: str) -> str:
+    try:
+        with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return _ENDED
 
 
 def _stop_threads_of_libraries() -> None:

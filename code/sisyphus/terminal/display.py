@@ -103,6 +103,7 @@ class LiveDisplay(PlainDisplay):
         self._live = Live(
             get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True
         )
+        self._refreshed_at = float("-inf")
         self._live.start()
         self._streams = [
             (handler, handler.setStream(sys.stderr))  # now rich's, which writes above the live part
@@ -113,7 +114,10 @@ class LiveDisplay(PlainDisplay):
     def show(self, states: overview.States, num_finished: int) -> None:
         """Counts and progress, now: lines that follow would show the old ones below them."""
         super().show(states, num_finished)
-        self._live.refresh()
+        now = time.monotonic()
+        if now - self._refreshed_at >= _REFRESH_EVERY_S:
+            self._refreshed_at = now
+            self._live.refresh()
 
     def _say_what_runs(self, now: float) -> None:
         """Nothing: it is seen below."""
@@ -138,6 +142,9 @@ class LiveDisplay(PlainDisplay):
         elapsed = overview.duration(time.monotonic() - self._began)
         return Group(_running_table(running[:room]), Text(f"{counts}   {elapsed}", style="bold"))
 
+
+_REFRESH_EVERY_S = 0.1
+"""Small jobs end more often than anybody can read."""
 
 _OTHER_ROWS = 4
 """Rows of a terminal that stay free of running jobs: the counts, and a few lines of the log."""
