@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from sisyphus import global_settings as gs
 from sisyphus.job_dir import SHARED_ENTRIES, task_entry
-from sisyphus.running.leftovers import end_leftovers
 from sisyphus.states import State, TaskEvidence, combined, task_id_state
 
 if TYPE_CHECKING:
@@ -196,6 +195,8 @@ class Task:
         used = self.get_last_usage(task_id)
         done = self.job._sis_dir.reset_error(self._start, task_id, max_times)
         if done:
+            from sisyphus.running.leftovers import end_leftovers  # seldom needed, and slow to import
+
             end_leftovers(used, self.job._sis_path())
         return done
 
