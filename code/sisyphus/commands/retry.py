@@ -11,6 +11,7 @@ from sisyphus import global_settings as gs
 from sisyphus.commands import jobs_by_name
 from sisyphus.job_dir import JobDir, task_entry
 from sisyphus.running import usage
+from sisyphus.running.leftovers import end_leftovers
 
 _MOST_LOGS = 1000
 
@@ -49,6 +50,7 @@ def _retry(folder: JobDir, *, from_start: bool) -> int:
         logging.error("%s has no task that failed or was interrupted", folder.path)
         return 1
     for task, number in ended:
+        end_leftovers(usage.read(folder.entry(task_entry(gs.PLOGGING_FILE, task, number))) or {}, folder.path)
         _put_aside(folder, task, number)
         logging.info("%s: task %s %d runs again", folder.path, task, number)
     return 0
