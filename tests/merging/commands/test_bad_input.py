@@ -176,8 +176,8 @@ LABELS = [
     (download("local/sst2"), ["split 'test': label 2 of row 1 is outside 0..1", "mend the labels"]),
     (download("local/unlabelled"), ["label -1 of row 0 is outside 0..1", "leave that split out"]),
     (
-        download("local/fractions"),
-        ["labels must be integers or strings, got ['0.5', '1.0']", "Write classes"],
+        download("local/answers"),
+        ["labels must be integers or strings, got ['False', 'True']", "Write classes"],
     ),
 ]
 EMPTY = [
@@ -475,7 +475,7 @@ def _write_files(folder: Path) -> None:
     texts: dict[str, dict[str, Any]] = {
         "sst2": {split: [0, 2] for split in ("train", "validation", "test")},
         "unlabelled": {"test": [-1, 1]},
-        "fractions": {"test": [0.5, 1.0]},
+        "answers": {"test": [True, False]},
         "empty": {"train": [0, 1], "test": []},
         "header": {"train": [0, 1]},
     }
