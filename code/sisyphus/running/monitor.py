@@ -87,13 +87,7 @@ class UsageMonitor:
         written = logged = time.monotonic()
         logged_rss = written_rss = 0.0
         while not self._stopped.wait(gs.PLOGGING_INTERVAL):
-            import psutil  # after the first interval: short tasks never pay for the import
-
-            process = psutil.Process()
-            now = self._engine.get_job_used_resources(process)
-            self._note(now)
-            if self._gpu.is_there:
-                self._gpu.sample([process.pid, *(child.pid for child in process.children(recursive=True))])
+            now = self._measure()
             changed = abs(now["rss"] - logged_rss) > gs.PLOGGING_MIN_CHANGE * max(logged_rss, 1e-9)
             if changed and not gs.PLOGGING_QUIET and time.monotonic() - logged >= gs.PLOGGING_INTERVAL:
                 logging.info("Uses %.2f GB rss, %.2f GB vms, %.0f %% cpu", now["rss"], now["vms"], now["cpu"])
@@ -103,6 +97,21 @@ class UsageMonitor:
             if has_grown or time.monotonic() - written >= gs.PLOGGING_UPDATE_FILE_PERIOD:
                 self._try_to_write()
                 written, written_rss = time.monotonic(), now["rss"]
+
+    def _measure(self) -> dict[str, float]:
+        """Look once; where that fails, what was seen last: without signs of life a task would look dead."""
+        import psutil  # after the first interval: short tasks never pay for the import
+
+        try:
+            process = psutil.Process()
+            now = self._engine.get_job_used_resources(process)
+            if self._gpu.is_there:
+                self._gpu.sample([process.pid, *(child.pid for child in process.children(recursive=True))])
+        except (psutil.Error, OSError) as error:
+            logging.debug("Cannot measure what the task uses: %s", error)
+            now = dict(self._usage["current"])
+        self._note(now)
+        return now
 
     def _note(self, now: dict[str, float]) -> None:
         self._usage["current"] = now

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import sisyphus.global_settings as gs
 from sisyphus.engines.local import LocalEngine
 from sisyphus.running import usage
 from sisyphus.running.monitor import UsageMonitor
@@ -112,6 +113,24 @@ def test_a_usage_file_that_cannot_be_written_stops_no_task(tmp_path, caplog):
     folder.rmdir()
     monitor.stop()
     assert "Cannot write what the task uses" in caplog.text
+
+
+def test_signs_of_life_go_on_where_nothing_can_be_measured(tmp_path, monkeypatch):
+    class Blind(LocalEngine):
+        def get_job_used_resources(self, current_process):
+            raise PermissionError("/proc is hidden")
+
+    monkeypatch.setattr(gs, "PLOGGING_INTERVAL", 0.01)
+    monkeypatch.setattr(gs, "PLOGGING_UPDATE_FILE_PERIOD", 0.02)
+    path = tmp_path / "usage.run.1"
+    monitor = UsageMonitor(str(path), Blind(), {})
+    monitor.start()
+    os.utime(path, (0, 0))
+    deadline = time.monotonic() + 20
+    while not path.stat().st_mtime:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    monitor.stop()
 
 
 def test_how_long_a_process_has_been_running():
