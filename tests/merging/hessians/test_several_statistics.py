@@ -183,6 +183,87 @@ def test_wrong_arguments(
         texts("out", **arguments)
 
 
+SIZES = {"vocab_size": 13, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "bert": lambda: transformers.BertForSequenceClassification(
+        transformers.BertConfig(**SIZES, intermediate_size=12, pad_token_id=0)
+    ),
+    "gpt2": lambda: transformers.GPT2LMHeadModel(  # its head is tied to its embedding
+        transformers.GPT2Config(vocab_size=13, n_embd=8, n_layer=2, n_head=2, n_positions=8, n_inner=12)
+    ),
+    "t5": lambda: transformers.T5ForConditionalGeneration(  # with a table of relative positions
+        transformers.T5Config(
+            vocab_size=13, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2, decoder_start_token_id=0
+        )
+    ),
+    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, intermediate_size=12)),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_members_do_not_disturb_each_other(kind: str) -> None:
+    """Two batches, one of which is padded, each with two kinds of gradients."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = NETWORKS[kind]().double().eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    batches = []
+    for length in (5, 3):
+        ids = torch.arange(4 * length).view(4, length) % 11 + 1
+        mask = torch.ones_like(ids)
+        mask[1, length - 2 :] = 0
+        batches.append({"input_ids": ids, "attention_mask": mask})
+        if kind == "t5":
+            batches[-1]["decoder_input_ids"] = ids.flip(1)
+
+    def scores(model: Any, batch: Any) -> Any:
+        return model(**batch).logits
+
+    def waves(frequency: float, values: Any) -> list[Any]:
+        return [(torch.arange(values.numel()) * frequency).cos().view_as(values).to(values)]
+
+    first, second = partial(waves, 1.0), partial(waves, 0.7)
+
+    def members() -> list[tuple[Any, Any]]:
+        found = [
+            (SquaredGradients(network, scores), first),
+            (FactorSums(network, scores, outputs=True), first),
+            (OuterProducts(network, scores), first),
+            (SquaredGradients(network, scores), second),
+            (FactorSums(network, scores, outputs=False), second),
+        ]
+        if kind != "t5":  # which has two stacks of layers
+            found.append((MaskSquares(network, scores, num_heads=2), second))
+        return found
+
+    alone, together = members(), members()
+    groups = [
+        _passes.Group(given, [member for member, its in together if its is given])
+        for given in (first, second)
+    ]
+    for batch in batches:
+        for member, given in alone:
+            member.add(batch, given)
+        _passes.run(network, scores, batch, groups, backward=True)
+    for (one, _), (other, _) in zip(alone, together, strict=True):
+        assert one.num_examples == other.num_examples == 8
+        for key, tensor in tensors_of(one).items():
+            torch.testing.assert_close(tensors_of(other)[key], tensor, rtol=1e-8, atol=1e-10)
+
+
+def tensors_of(member: Any) -> dict[str, Any]:
+    """Every sum of a member."""
+    if isinstance(member, SquaredGradients):
+        return dict(member.sums)
+    if isinstance(member, MaskSquares):
+        return {"heads": member.heads, "neurons": member.neurons}
+    return {
+        f"{name}/{side}": its for side in ("inputs", "outputs") for name, its in vars(member)[side].items()
+    }
+
+
 @pytest.mark.parametrize(
     "make",
     [
