@@ -69,7 +69,9 @@ class LiveStates:
         self._impose_on(by_state)
         # nothing looks behind finished jobs again
         finished = {job for job in self.by_state.get(_FINISHED, ()) if job._sis_is_finished}
-        self.by_state = {**by_state, _FINISHED: finished | by_state.get(_FINISHED, set())}
+        if finished:
+            by_state[_FINISHED] = finished | by_state.get(_FINISHED, set())
+        self.by_state = by_state
         changes: dict[Job, str | None] = {}
         states: dict[Job, str] = {}
         for state, jobs in self.by_state.items():
@@ -82,7 +84,7 @@ class LiveStates:
             if job._sis_is_finished:
                 changes[job] = before
                 states[job] = _FINISHED
-                self.by_state[_FINISHED].add(job)
+                self.by_state.setdefault(_FINISHED, set()).add(job)
         self._state = states
         self._users, self._num_missing = {}, {}
         for state, jobs in self.by_state.items():
