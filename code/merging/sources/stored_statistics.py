@@ -102,6 +102,11 @@ def as_input(stored: StoredHessian, *, key: str, scale: float | None = None) -> 
             f"{label} holds the statistic {record.statistic!r} (estimator {record.estimator!r}), but "
             f"{key} needs {_wanted(key)}"
         )
+    if key == "grams" and record.options.get("kfac_sharing") == "reduce" and record.statistic == "kfac":
+        raise CheckpointError(
+            f"{label} holds K-FAC factors of kfac_sharing 'reduce', whose inputs are means over the positions "
+            "of an example; grams need those of every position. Estimate gram, or factors with 'expand'."
+        )
     if scale is None:
         scale = 1.0 if key == "grams" else record.default_scale
     if record.statistic == "diagonal":

@@ -64,6 +64,16 @@ def test_grams(tmp_path: Path) -> None:
     assert factors.outputs is None and factors.scale == 1 and not factors.transposed
 
 
+def test_means_over_positions_are_no_grams(tmp_path: Path) -> None:
+    tensors = {"h.weight/inputs": torch.eye(3), "h.weight/outputs": torch.eye(2)}
+    write(tmp_path, "kfac", tensors, options={"kfac_sharing": "reduce"})
+    assert opened(tmp_path, "factors").of("h.weight").inputs.equal(torch.eye(3))
+    with pytest.raises(
+        CheckpointError, match=r"grams\['sst2'\] holds K-FAC factors of kfac_sharing 'reduce'"
+    ):
+        opened(tmp_path, "grams")
+
+
 def test_diagonals_blocks_and_masks(tmp_path: Path) -> None:
     for name in ("diagonal", "block", "mask_nodes"):
         (tmp_path / name).mkdir()
