@@ -104,8 +104,8 @@ def as_input(stored: StoredHessian, *, key: str, scale: float | None = None) -> 
         )
     if key == "grams" and record.options.get("kfac_sharing") == "reduce" and record.statistic == "kfac":
         raise CheckpointError(
-            f"{label} holds K-FAC factors of kfac_sharing 'reduce', whose inputs are means over the positions "
-            "of an example; grams need those of every position. Estimate gram, or factors with 'expand'."
+            f"{label} holds K-FAC factors of kfac_sharing 'reduce', whose inputs are means over positions of "
+            "an example; grams need those of every position. Estimate gram, or factors with 'expand'."
         )
     if scale is None:
         scale = 1.0 if key == "grams" else record.default_scale
