@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("build_graph.py")
 MAX_SECONDS = 2.0
 AMAZON = ("books", "electronics", "health_personal_care", "music", "toys_games")
-CURVATURE = ("damping_digits", "damping_reviews", "delta_0", "examples", "methods")
+CURVATURE = ("damping_digits", "damping_reviews", "delta_0", "examples")
 DATA = ("imdb", "yelp", "sst2", "customer_reviews", *(f"amazon_{domain}" for domain in AMAZON))
 
 
@@ -106,7 +106,7 @@ def test_curvature_merges_models_that_others_train(site: dict[str, str]) -> None
 
     ids = set(graph["ids"])
     digits = named(set(build("config/curvature.digits()", environment=site)["ids"]), "TrainJob")
-    assert named(of_reviews, "TrainJob") | digits == named(ids, "TrainJob")
+    assert named(ids, "TrainJob") - digits < named(of_reviews, "TrainJob")
     assert named(of_digits, "TrainJob") & digits and len(digits) == 3 * 6
     assert named(ids, "MergeJob") < named(of_reviews, "MergeJob")
     assert named(of_reviews, "HessianJob") < named(ids, "HessianJob")
