@@ -100,22 +100,6 @@ def test_later_workers_are_forked_and_are_processes_of_their_own(project):
         assert (folder / "work/at exit").exists()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        "FORK_SERVER = False",
-        "def worker_wrapper(job, task_name, call):\n    return ['env', *call]",
-        "import sys\nSIS_COMMAND = [sys.executable, '-s', '-m', 'sisyphus']",
-    ],
-    ids=["switched off", "a wrapper", "another command"],
-)
-def test_what_is_not_plain_is_started_as_a_program(project, settings):
-    project.config(REPORTS.replace("seconds=1", "seconds=0.5"), recipe=REPORTING)
-    project.engine("LocalEngine(cpu=2)", settings)
-    assert project.manager().returncode == 0
-    assert not any(is_forked(report) for report in reports(project))
-
-
 def test_modules_are_imported_beforehand_in_the_environment_of_their_jobs(project):
     project.write("here/seen.py", "import os\nENVIRONMENT = dict(os.environ)\n")
     project.config(
@@ -157,16 +141,9 @@ def seen_threads():
     assert own["own"] == "x"
 
 
-@pytest.mark.parametrize(
-    ("module", "reason"),
-    [
-        ("import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()", "threads"),
-        ("raise RuntimeError('no such luck')", "no such luck"),
-    ],
-)
-def test_modules_that_must_not_be_imported_beforehand(project, module, reason):
-    project.write("here/risky.py", module)
-    project.config(REPORTS, recipe=REPORTING)
+def test_modules_that_must_not_be_imported_beforehand(project):
+    project.write("here/risky.py", "raise RuntimeError('no such luck')")
+    project.config(REPORTS.replace("seconds=1", "seconds=0.5"), recipe=REPORTING)
     project.engine(
         "LocalEngine(cpu=2)",
         """
@@ -176,8 +153,8 @@ def test_modules_that_must_not_be_imported_beforehand(project, module, reason):
     )
     done = project.manager()
     assert done.returncode == 0
-    assert "FORK_SERVER_PRELOAD has no effect" in done.stderr
-    assert reason in done.stderr
+    assert "FORK_SERVER_PRELOAD has no effect: 'risky'" in done.stderr
+    assert "RuntimeError: no such luck" in done.stderr
 
 
 # --- one server, from this process ---
@@ -206,6 +183,7 @@ def servers(project, monkeypatch):
     (project.path / "work").mkdir()
     project.sis("manager", "config/exp.py", stdin="s\nn\n")  # sets up its folder
     monkeypatch.chdir(project.path)
+    monkeypatch.setattr(gs, "FORK_SERVER_PRELOAD", [])
     made = ForkServers()
     yield made
     made.close()
@@ -306,13 +284,25 @@ def test_a_server_ends_with_its_manager(project, servers, wait_for):
     project.write("go", "")
 
 
-def test_which_calls_are_ours():
+def test_nothing_is_forked_if_that_is_switched_off(project, servers, monkeypatch):
+    monkeypatch.setattr(gs, "FORK_SERVER", False)
+    job = str(project.job_dir("Waits").relative_to(project.path))
+    for _ in range(2):
+        assert servers.fork(call("worker", job, "run", "1"), project.environment(), 1, 1) is None
+    assert servers._servers == {}
+
+
+def test_which_calls_are_ours(monkeypatch):
     assert worker_arguments(call("worker", "work/a", "run", "1")) == ["worker", "work/a", "run", "1"]
     chosen = ["worker", "--engine", "short", "work/a", "run", "1"]
     assert worker_arguments(call(*chosen)) == chosen
     assert worker_arguments(["nice", *call("worker", "work/a", "run", "1")]) is None
     assert worker_arguments(call("worker", "work/a", "run", "1", "--more")) is None
     assert worker_arguments(call("manager")) is None
+    plain = call("worker", "work/a", "run", "1")
+    monkeypatch.setattr(gs, "SIS_COMMAND", ["other", "sis"])
+    assert worker_arguments(plain) is None
+    assert worker_arguments(["other", "sis", "worker", "work/a", "run", "1"]) is None
 
 
 def test_threads_and_devices_are_dangerous():
