@@ -1,10 +1,11 @@
 """How long the manager takes for jobs that do nothing, and how often it asks the disk.
 
-    python benchmarks/manager.py [--only WORD ...] [--runs 3] [--json PATH]
+    python benchmarks/manager.py [--only run finished 10000 growth calls] [--runs 3] [--json PATH]
 
 Processes are measured from their start to their end. With ``UPSTREAM_PYTHON=/path/to/python``, an interpreter
 that has upstream Sisyphus, the cases that it can run are run there, too, with all of its waits off. Counting
-calls needs ``strace``. What the words of ``--only`` do not occur in is left out.
+calls needs ``strace``. ``growth`` makes a million files and removes them: ``TMPDIR=/dev/shm`` leaves the disk
+out of it.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", default=[""], help="words of the cases to run")
+    parser.add_argument("--only", nargs="+", default=[""], help="the cases to run")
     parser.add_argument("--runs", type=int, default=3, help="runs of each case; the median counts")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()

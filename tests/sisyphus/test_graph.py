@@ -313,6 +313,41 @@ def test_from_a_path_to_its_job(workspace):
     assert sis_graph.get_job_from_path("elsewhere/x") is None
 
 
+@pytest.fixture
+def questions(monkeypatch):
+    """What is asked of the file system from now on."""
+    asked = []
+
+    def noting(ask):
+        return lambda *args, **more: asked.append(args) or ask(*args, **more)
+
+    for name in ("stat", "lstat", "listdir", "open", "readlink"):
+        monkeypatch.setattr(os, name, noting(getattr(os, name)))
+    return asked
+
+
+def test_finished_jobs_cost_one_question_each_and_later_none(questions):
+    jobs = [Step(f"counted {number}") for number in range(50)]
+    for job in jobs:
+        mark(job)
+    want(*jobs)
+    questions.clear()
+    assert len(states()["finished"]) == 50
+    assert len(questions) <= 50 + 5  # and one listing, after a few single questions
+    questions.clear()
+    assert len(states()["finished"]) == 50
+    assert questions == []
+
+
+def test_jobs_without_folder_cost_no_question_each(questions):
+    want(chain(50))
+    questions.clear()
+    found = states()
+    assert len(found["waiting"]) == 49
+    assert len(found["runnable"]) == 1
+    assert len(questions) <= 15
+
+
 def test_jobs_know_the_targets_that_need_them():
     a = Step("a")
     b, c = Step("b", a.out), Step("c", a.out)
@@ -320,3 +355,28 @@ def test_jobs_know_the_targets_that_need_them():
     sis_graph.set_job_targets()
     assert a._sis_needed_for_which_targets == {"out/b", "out/c"}
     assert b._sis_needed_for_which_targets == {"out/b"}
+
+
+def test_most_jobs_share_the_names_of_their_targets():
+    source = Step("source")
+    middle = Step("middle", source.out)
+    ends = [Step(f"end {number}", middle.out) for number in range(3)]
+    want(*ends, middle)
+    sis_graph.set_job_targets()
+    assert middle._sis_needed_for_which_targets == {"out/end 0", "out/end 1", "out/end 2", "out/middle"}
+    assert source._sis_needed_for_which_targets is middle._sis_needed_for_which_targets
+    assert ends[1]._sis_needed_for_which_targets == {"out/end 1"}
+
+
+def test_only_targets_among_those_that_are_named_are_run():
+    jobs = [Step("one"), Step("two")]
+    want(*jobs)
+    for job in jobs:
+        mark(job)
+    first, second = sis_graph.active_targets
+    assert sis_graph.update_active_targets(among=[second]) == [second]
+    assert sis_graph.active_targets == [first]
+    assert sis_graph.has_active_targets
+    assert sis_graph.update_active_targets() == [first]
+    assert not sis_graph.has_active_targets
+    assert sis_graph.num_targets == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -202,3 +203,14 @@ def test_reloading(write):
     tk.reload_recipes()
     assert recipe.lab.steps.NEW == 1
     assert tk.reload_module(recipe.lab.steps) is recipe.lab.steps
+
+
+def test_how_often_python_looks_for_cycles_is_as_before_afterwards(write):
+    before = gc.get_threshold()
+    write("config/seen.py", "import gc\nSEEN = []\n\ndef py():\n    SEEN.append(gc.get_threshold()[0])\n")
+    config_manager.load_configs("config/seen.py")
+    assert sys.modules["config.seen"].SEEN[0] >= 50_000
+    write("config/fails.py", "def py():\n    raise ValueError\n")
+    with pytest.raises(ValueError):
+        config_manager.load_configs("config/fails.py")
+    assert gc.get_threshold() == before
