@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # estimators are looked up while graphs are built, where torc
 IGNORED = -100
 """Label of a position that predicts nothing."""
 
+_BLOCK = 64
+"""Classes that are summed first where there are more than its square."""
+
 _CHUNK_ELEMENTS = 1 << 21
 """Scores whose distribution functions exist at one time, 16 MB: vocabularies have many classes."""
 
@@ -63,21 +66,44 @@ def draw(scores: Tensor, where: Tensor, keys: Sequence[tuple[int, int, int]]) ->
     places = torch.split(where.flatten().nonzero().squeeze(-1), rows)
     numbers_at = torch.split(torch.from_numpy(uniforms).to(scores.device), rows)
     for some, numbers in zip(places, numbers_at, strict=True):
-        distribution = probabilities(scores.reshape(-1, num_classes)[some]).double().cumsum(-1)
-        drawn = torch.searchsorted(distribution, numbers.unsqueeze(-1), right=True).squeeze(-1)
-        # rounded sums of probabilities need not reach 1
-        labels.view(-1)[some] = drawn.clamp(max=num_classes - 1)
+        p = probabilities(scores.reshape(-1, num_classes)[some])
+        labels.view(-1)[some] = (
+            _inverse(p, numbers) if num_classes <= _BLOCK**2 else _inverse_of_many(p, numbers)
+        )
     return labels
+
+
+def _inverse(p: Tensor, numbers: Tensor) -> Tensor:
+    """Return the first class whose cumulative probability exceeds a number: p (N, C), numbers (N,)."""
+    import torch
+
+    distribution = p.cumsum(-1, dtype=torch.float64)
+    found = torch.searchsorted(distribution, numbers.unsqueeze(-1), right=True).squeeze(-1)
+    return found.clamp(max=p.shape[-1] - 1)  # rounded sums of probabilities need not reach 1
+
+
+def _inverse_of_many(p: Tensor, numbers: Tensor) -> Tensor:
+    """Do the same by blocks of classes: which block, then which class of it; no (N, C) in float64."""
+    import torch
+    from torch.nn import functional
+
+    blocks = functional.pad(p, (0, -p.shape[-1] % _BLOCK)).view(len(p), -1, _BLOCK)
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    block = torch.searchsorted(ends, numbers.unsqueeze(-1), right=True).clamp(max=ends.shape[-1] - 1)
+    before = functional.pad(ends, (1, 0)).gather(-1, block).squeeze(-1)
+    within = blocks.gather(1, block.unsqueeze(-1).expand(-1, -1, _BLOCK)).squeeze(1)
+    found = block.squeeze(-1) * _BLOCK + _inverse(within, numbers - before)
+    return found.clamp(max=p.shape[-1] - 1)
 
 
 def score_gradient(scores: Tensor, labels: Tensor, where: Tensor) -> Tensor:
     """Return d log p(label) / d scores = e_label - p, shaped like ``scores``; zero outside ``where``."""
-    import torch
 
-    gradient = probabilities(scores).neg_()  # in place: of a vocabulary this is as large as all activations
-    chosen = labels.where(where, 0).unsqueeze(-1)
-    gradient.scatter_add_(-1, chosen, torch.ones_like(chosen, dtype=gradient.dtype))
-    return gradient.mul_(where.unsqueeze(-1)).to(scores.dtype)
+    gradient = probabilities(scores)
+    weights = where.to(gradient.dtype).unsqueeze(-1)
+    gradient.mul_(-weights)  # in place: of a vocabulary this is as large as all activations
+    gradient.scatter_add_(-1, labels.where(where, 0).unsqueeze(-1), weights)
+    return gradient.to(scores.dtype)
 
 
 def factors(scores: Tensor, where: Tensor) -> Iterator[Tensor]:

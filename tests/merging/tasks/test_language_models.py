@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from merging import tasks
@@ -343,6 +344,19 @@ def test_labels_are_drawn_alike_in_pieces_of_any_size(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_categorical, "_CHUNK_ELEMENTS", 120)
     assert torch.equal(_categorical.draw(scores, where, keys), whole)
     assert (whole[~where] == 0).all() and len(whole.unique()) > 5
+
+
+@pytest.mark.parametrize("num_classes", [4097, 5000, 6400])
+def test_many_classes_are_drawn_like_few(num_classes: int) -> None:
+    scores = torch.randn(3, 40, num_classes, generator=torch.Generator().manual_seed(0)).mul(3)
+    scores[0, :, ::2] = -1e4  # classes without any probability are never drawn
+    where = torch.ones(3, 40, dtype=torch.bool)
+    keys = [(0, example, 0) for example in range(3)]
+    drawn = _categorical.draw(scores, where, keys)
+    uniforms = torch.stack([torch.from_numpy(np.random.default_rng(key).random(40)) for key in keys])
+    distribution = scores.softmax(-1).double().cumsum(-1)
+    assert torch.equal(drawn, (distribution <= uniforms.unsqueeze(-1)).sum(-1))
+    assert (drawn[0] % 2 == 1).all() and len(drawn.unique()) > 40
 
 
 SPLITS = {
