@@ -98,7 +98,6 @@ def _inverse_of_many(p: Tensor, numbers: Tensor) -> Tensor:
 
 def score_gradient(scores: Tensor, labels: Tensor, where: Tensor) -> Tensor:
     """Return d log p(label) / d scores = e_label - p, shaped like ``scores``; zero outside ``where``."""
-
     gradient = probabilities(scores)
     weights = where.to(gradient.dtype).unsqueeze(-1)
     gradient.mul_(-weights)  # in place: of a vocabulary this is as large as all activations
