@@ -48,22 +48,27 @@ def add_squared_products(total: Tensor, pairs: Sequence[Pair], lookups: Sequence
     num_rows, size = _tile(total, num_examples, dtype)
     tile = total.new_empty(size, num_rows, total.shape[1], dtype=dtype)
     scratch = total.new_empty(min(_SQUARED_AT_ONCE, tile[0].numel()))
+    rights = [right.split(size) for _, right in pairs]
     for first in range(0, len(total), num_rows):
         rows = slice(first, min(first + num_rows, len(total)))
-        for start in range(0, num_examples, size):
-            examples = slice(start, min(start + size, num_examples))
-            product = tile[: examples.stop - start, : rows.stop - first]
-            for use, (left, right) in enumerate(pairs):
-                factors = left[examples, :, rows].mT, right[examples]
-                if use > 0:
-                    product.baddbmm_(*factors)
-                elif len(product) == 1:
-                    torch.mm(factors[0][0], factors[1][0], out=product[0])
-                else:
-                    torch.bmm(*factors, out=product)
+        part, products = total[rows], tile[:, : rows.stop - first]
+        lefts = [left[:, :, rows].mT.split(size) for left, _ in pairs]
+        for number, factors in enumerate(zip(lefts[0], rights[0], strict=True)):
+            product = _product(*factors, out=products)
+            for left, right in zip(lefts[1:], rights[1:], strict=True):
+                product.baddbmm_(left[number], right[number])
             for ids, values in lookups:
+                examples = slice(number * size, (number + 1) * size)
                 _look_up(product, ids[examples], values[examples], rows)
-            _add_squares(total[rows], product, scratch)
+            _add_squares(part, product, scratch)
+
+
+def _product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+    """left @ right of (b, rows, R) and (b, R, i), in the first b of ``out``."""
+    if len(out) == 1:
+        torch.mm(left[0], right[0], out=out[0])
+        return out
+    return torch.bmm(left, right, out=out[: len(left)])
 
 
 def _add_squares(total: Tensor, product: Tensor, scratch: Tensor) -> None:
@@ -120,7 +125,8 @@ def _tile(total: Tensor, num_examples: int, dtype: torch.dtype) -> tuple[int, in
     """How many rows of the matrix, and how many examples, are formed at a time."""
     most = max_elements(total)
     on_cpu_in_halves = total.device.type == "cpu" and dtype != total.dtype
-    num_rows = min(len(total), max(1, most * (_MAX_HALVES if on_cpu_in_halves else 1) // total.shape[1]))
+    num_rows = max(1, most * (_MAX_HALVES if on_cpu_in_halves else 1) // total.shape[1])
+    num_rows = -(-len(total) // -(-len(total) // num_rows))  # as equal as may be
     return num_rows, min(num_examples, max(1, most // (num_rows * total.shape[1])))
 
 
