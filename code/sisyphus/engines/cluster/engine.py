@@ -1,0 +1,372 @@
+"""The engine that the manager speaks to, the same for all schedulers.
+
+Success is what the files of a job say. The scheduler is asked about what a dying task cannot say itself:
+killed for memory, out of time, node lost, cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Final
+
+from sisyphus import global_settings as gs
+from sisyphus.engines.base import EngineBase, Requirements, SubmitInfo
+from sisyphus.engines.cluster import events
+from sisyphus.engines.cluster.commands import Unreachable
+from sisyphus.engines.cluster.queue_watch import Picture, QueueWatch
+from sisyphus.engines.cluster.scheduler import (
+    OFFSET_VARIABLE,
+    End,
+    Entry,
+    Phase,
+    Request,
+    Scheduler,
+    SubmissionLost,
+)
+from sisyphus.errors import DeferSubmission, EngineError, RefusedError
+from sisyphus.terminal.overview import last_lines
+
+if TYPE_CHECKING:
+    from sisyphus.task import Task
+
+Key = tuple[str, int]
+"""A task id: queue name and number."""
+
+LONGEST_NAME = 200
+BETWEEN_SUBMISSIONS_S = 0.05
+DEFERRED_S = 60.0
+"""After the scheduler took no more, it is not asked again for so long."""
+LOST_S = 10.0
+"""So long after a submission whose reply was lost, what was submitted must be in the queue."""
+FILES_LATE_S = 10.0
+"""So late after its end the files of a task may be seen here."""
+_MOST_STILLBORN = 2
+"""Submissions of a task id that ended before the worker began."""
+
+_MEMORY_KILLS: Final = ("oom-kill", "oom_kill", "Exceeded job memory limit", "TERM_MEMLIMIT")
+
+
+class ClusterEngine(EngineBase):
+    """Submit tasks to a scheduler.
+
+    Args:
+        scheduler: its adapter.
+        default_rqmt: for what tasks do not ask.
+        interval_s: seconds between two looks at the queue.
+        job_name_mapping: makes names for the scheduler from ours; the same name for the same task.
+        ignore_jobs: ids of the scheduler's jobs that are not looked at.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        default_rqmt: Requirements,
+        *,
+        interval_s: float = 10.0,
+        job_name_mapping: Callable[[str], str] | None = None,
+        ignore_jobs: Collection[str] = (),
+    ) -> None:
+        super().__init__()
+        self._scheduler = scheduler
+        self._default_rqmt = dict(default_rqmt)
+        self._job_name_mapping = job_name_mapping
+        self._ignored = frozenset(str(job) for job in ignore_jobs)
+        self._watch = QueueWatch(scheduler, interval_s=interval_s, on_change=self._tell)
+        self._began = time.monotonic()
+        self._submitting = threading.Lock()
+        self._lock = threading.Lock()
+        self._queue_names: dict[str, str] = {}
+        """By the name that the scheduler knows."""
+        self._submitted: dict[Key, tuple[str, float]] = {}
+        """Job id of the last submission, and when it was made."""
+        self._lost_at: dict[str, float] = {}
+        self._deferred_until = 0.0
+        self._ended_at: dict[tuple[str, int], float] = {}
+        """When an end was first seen, by job id and task id."""
+        self._cancelled: set[tuple[str, int]] = set()
+        """By us, by job id and task id."""
+        self._ended_before: set[tuple[str, int]] = set()
+        """Before this manager began, by job id and task id."""
+        self._held: dict[Key, str] = {}
+        self._own_task_id = 1
+
+    # --- the manager's side ---
+
+    def start_engine(self) -> None:
+        """Begin to watch the queue."""
+        os.makedirs(events.folder(), exist_ok=True)
+        self._watch.start()
+        entries = [entry for its in self._watch.picture.by_task.values() for entry in its]
+        self._ended_before = {(e.job_id, e.task_id) for e in entries if e.phase == Phase.ENDED}
+
+    def stop_engine(self) -> None:
+        """Stop watching. Tasks go on."""
+        self._watch.stop()
+
+    def get_default_rqmt(self, task: Task) -> Requirements:
+        """Those of the settings."""
+        return dict(self._default_rqmt)
+
+    def submit_call(
+        self,
+        call: list[str],
+        logpath: str,
+        rqmt: Requirements,
+        name: str,
+        task_name: str,
+        task_ids: list[int],
+    ) -> tuple[str, Any]:
+        """Submit; what the queue has already, because a reply or a manager was lost, is taken over.
+
+        Raises:
+            DeferSubmission: the scheduler does not answer, or takes no more for now.
+            RefusedError: it will never take it as it is.
+        """
+        submitted_name = self._name(name)
+        request = Request(
+            [*call, "--redirect_output"], submitted_name, task_ids, rqmt, os.path.join(gs.BASE_DIR, logpath)
+        )
+        with self._submitting:
+            time.sleep(BETWEEN_SUBMISSIONS_S)
+            job_ids = self._submit(request, name)
+        now = time.monotonic()
+        for job_id, ids in job_ids.items():
+            for task_id in ids:
+                self._submitted[name, task_id] = job_id, now
+                self._held.pop((name, task_id), None)
+        self._watch.look_soon()
+        self.notify(name)
+        return self._scheduler.name, list(job_ids.items())
+
+    def _submit(self, request: Request, name: str) -> dict[str, list[int]]:
+        if time.monotonic() < self._deferred_until:
+            raise DeferSubmission("the scheduler took no more a moment ago")
+        try:
+            found = self._in_the_queue(request)
+            left = [task_id for task_id in request.task_ids if task_id not in found]
+            job_ids: dict[str, list[int]] = {}
+            for task_id, entry in found.items():
+                logging.info("Found in the queue: %s %d (%s)", name, task_id, entry.job_id)
+                job_ids.setdefault(entry.job_id, []).append(task_id)
+            if left:
+                rest = Request(request.call, request.name, left, request.rqmt, request.log_dir)
+                job_ids.update(self._scheduler.submit(rest))
+        except (SubmissionLost, Unreachable) as error:
+            if isinstance(error, SubmissionLost):
+                self._lost_at[request.name] = time.monotonic()
+                logging.warning("%s: %s. It is looked for before it is submitted again", name, error)
+            self._watch.look_soon()
+            raise DeferSubmission(str(error)) from error
+        except DeferSubmission as error:
+            self._deferred_until = time.monotonic() + DEFERRED_S
+            logging.info("Submissions wait for %.0f s: %s", DEFERRED_S, error)
+            raise
+        except RefusedError as error:
+            self._held.update({(name, task_id): str(error) for task_id in request.task_ids})
+            raise
+        self._lost_at.pop(request.name, None)
+        return job_ids
+
+    def _in_the_queue(self, request: Request) -> dict[int, Entry]:
+        """Task ids that are queued or running, as far as a new enough look at the queue can say.
+
+        Raises:
+            Unreachable: there is no such look yet.
+        """
+        since = self._began
+        if request.name in self._lost_at:
+            since = self._lost_at[request.name] + LOST_S
+            if time.monotonic() < since:
+                raise Unreachable("a submission was lost a moment ago")
+        picture = self._watch.picture_since(since)
+        found = {}
+        for task_id in request.task_ids:
+            living = self._living(picture, request.name, task_id)
+            if living:
+                found[task_id] = living[0]
+        return found
+
+    def _living(self, picture: Picture, name: str, task_id: int) -> list[Entry]:
+        return [
+            entry
+            for entry in picture.entries(name, task_id)
+            if entry.phase != Phase.ENDED and entry.job_id not in self._ignored
+        ]
+
+    def task_state(self, task: Task, task_id: int) -> str:
+        """``queue``, ``running`` or ``queue_error``; ``unknown`` where only files can tell."""
+        name = self.queue_name(task)
+        key = name, task_id
+        if key in self._held:
+            return gs.STATE_QUEUE_ERROR
+        submitted_name = self._name(name)
+        with self._lock:
+            self._queue_names[submitted_name] = name
+        picture = self._watch.picture
+        living = self._living(picture, submitted_name, task_id)
+        if living:
+            self._warn_of_twins(key, living)
+            is_running = any(entry.phase == Phase.RUNNING for entry in living)
+            return gs.STATE_RUNNING if is_running else gs.STATE_QUEUE
+        job_id, submitted_at = self._last_submission(task, key)
+        if job_id is None:
+            return gs.STATE_UNKNOWN
+        end = next((e for e in picture.entries(submitted_name, task_id) if e.job_id == job_id), None)
+        if end is not None:
+            return self._state_after(end, task, key)
+        if not self._watch.is_reliable or picture.taken_at < submitted_at:
+            return gs.STATE_RUNNING if task.started(task_id) else gs.STATE_QUEUE
+        return gs.STATE_UNKNOWN
+
+    def look(self, task: Task, task_id: int) -> str:
+        """As ``task_state``; the queue is asked once if nobody has looked at it yet."""
+        if self._watch.picture.taken_at == float("-inf"):
+            self._watch.look()
+        return self.task_state(task, task_id)
+
+    def _state_after(self, entry: Entry, task: Task, key: Key) -> str:
+        """The state of a task id that ended without a marker."""
+        element = entry.job_id, entry.task_id
+        seen_at = self._ended_at.setdefault(element, time.monotonic())
+        if time.monotonic() - seen_at < FILES_LATE_S:  # its marker or its log may still come
+            return gs.STATE_RUNNING
+        if entry.end == End.CANCELLED and element not in self._cancelled | self._ended_before:
+            self._hold(key, f"cancelled by somebody else: {entry.said}. sis retry runs it again")
+            return gs.STATE_QUEUE_ERROR
+        if not task.started(key[1]) and entry.end not in (End.NODE_LOST, End.PREEMPTED, End.CANCELLED):
+            num_tries = len(self.get_submit_history(task).get(key[1], ()))
+            if num_tries >= _MOST_STILLBORN:
+                log_dir = os.path.join(gs.BASE_DIR, task.path(gs.JOB_LOG_ENGINE))
+                log = self._scheduler.log_of(log_dir, entry.name, *element)
+                words = "\n".join(last_lines(log, 20))
+                self._hold(key, f"ended before it began, {num_tries} times: {entry.said}\n{words}")
+                return gs.STATE_QUEUE_ERROR
+        return gs.STATE_UNKNOWN
+
+    def _hold(self, key: Key, reason: str) -> None:
+        self._held[key] = reason
+        logging.error("%s %d: %s", *key, reason)
+
+    def _last_submission(self, task: Task, key: Key) -> tuple[str | None, float]:
+        """Job id and time of the last submission, by this manager or by an earlier one."""
+        if key not in self._submitted:
+            for info in reversed(self.get_submit_history(task).get(key[1], [])):
+                job_id = _job_id(info, key[1])
+                if job_id is not None:
+                    self._submitted[key] = job_id, float("-inf")
+                    break
+            else:
+                return None, float("-inf")
+        return self._submitted[key]
+
+    def _warn_of_twins(self, key: Key, living: list[Entry]) -> None:
+        if len(living) > 1 and key not in self._held:
+            jobs = ", ".join(entry.job_id for entry in living)
+            logging.warning("%s %d is in the queue %d times: %s", *key, len(living), jobs)
+
+    def get_task_termination_info(self, task: Task, task_id: int, submit_info: SubmitInfo) -> dict[str, Any]:
+        """Whether memory or time ran out, as the scheduler says."""
+        job_id = _job_id(submit_info, task_id)
+        if job_id is None:
+            return {}
+        name = self._name(self.queue_name(task))
+        entries = self._watch.picture.entries(name, task_id)
+        entry = next((entry for entry in entries if entry.job_id == job_id), None)
+        end = entry.end if entry is not None else None
+        if end in (None, End.OK, End.FAILED):  # steps tell more than the job
+            try:
+                end = self._scheduler.history(job_id).get(task_id, end)
+            except Unreachable as error:
+                logging.debug("No history: %s", error)
+        log_dir = os.path.join(gs.BASE_DIR, task.path(gs.JOB_LOG_ENGINE))
+        log = self._scheduler.log_of(log_dir, entry.name if entry else name, job_id, task_id)
+        said = "\n".join(last_lines(log, 20))
+        if end == End.OUT_OF_MEMORY or any(word in said for word in _MEMORY_KILLS):
+            return {"out_of_memory": True}
+        return {"out_of_time": True} if end == End.OUT_OF_TIME else {}
+
+    def cancel(self, task: Task) -> None:
+        """Cancel all ids of a task that are queued or running.
+
+        Raises:
+            EngineError: the scheduler does not do it.
+        """
+        self._cancel(task, task.task_ids())
+
+    def end_hanging(self, task: Task, task_id: int) -> bool:
+        """Cancel it; it then runs again where it can resume."""
+        self._cancel(task, [task_id])
+        return True
+
+    def _cancel(self, task: Task, task_ids: Collection[int]) -> None:
+        name = self._name(self.queue_name(task))
+        try:
+            picture = self._watch.picture_since(time.monotonic() - 1.0)
+            living = [entry for task_id in task_ids for entry in self._living(picture, name, task_id)]
+            self._cancelled.update((entry.job_id, entry.task_id) for entry in living)
+            if living:
+                self._scheduler.cancel(living)
+        except Unreachable as error:
+            raise EngineError(f"{name} cannot be cancelled: {error}. Try it again later.") from error
+        self._watch.look_soon()
+
+    def _name(self, queue_name: str) -> str:
+        """The name that the scheduler gets: the same for the same task, and not too long."""
+        name = self._job_name_mapping(queue_name) if self._job_name_mapping else queue_name
+        return name if len(name) <= LONGEST_NAME else name[-LONGEST_NAME:]  # the hash is at the end
+
+    def _tell(self, submitted_names: set[str], queue_names: set[str]) -> None:
+        with self._lock:
+            names = queue_names | {
+                self._queue_names[name] for name in submitted_names if name in self._queue_names
+            }
+        for name in names:
+            self.notify(name)
+
+    # --- the worker's side ---
+
+    def get_task_id(self, task_id: int | None) -> int:
+        """The one of the command line, or the scheduler's number of the array element.
+
+        Raises:
+            EngineError: there is neither.
+        """
+        number = os.environ.get(self._scheduler.task_id_variable, "")
+        if task_id is None:
+            if not number.isdecimal():
+                raise EngineError(
+                    f"{self._scheduler.task_id_variable} is {number!r}: this worker does not run in an array "
+                    f"of {self._scheduler.name}. Give the task id as the last argument."
+                )
+            task_id = int(number) + int(os.environ.get(OFFSET_VARIABLE, "0"))
+        self._own_task_id = task_id
+        return task_id
+
+    def init_worker(self, task: Task) -> None:
+        """Tell the manager that the task begins, and that it ends; let tasks on several nodes start more."""
+        events.announce(self.queue_name(task), self._own_task_id)
+        if task.rqmt().get("multi_node_slots", 1) > 1:
+            prefix = self._scheduler.environment_prefix
+            of_allocation = {name for name in os.environ if name.startswith(prefix)}
+            gs.DEFAULT_ENVIRONMENT_KEEP = {*gs.DEFAULT_ENVIRONMENT_KEEP, *of_allocation}
+
+    def get_job_node_hostnames(self) -> list[str]:
+        """See base."""
+        return self._scheduler.nodes() or super().get_job_node_hostnames()
+
+
+def _job_id(info: SubmitInfo, task_id: int) -> str | None:
+    """The scheduler's job of a task id, from the submit log; None if another engine wrote it."""
+    engine_info = info.get("engine_info")
+    if not isinstance(engine_info, list | tuple):
+        return None
+    for item in engine_info:
+        if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], list | tuple):
+            job_id, task_ids = item
+            if task_id in task_ids:
+                return str(job_id)
+    return None

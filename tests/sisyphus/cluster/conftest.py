@@ -1,0 +1,178 @@
+"""A real Slurm for this folder's tests, and a project whose tasks run on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import slurm_cluster
+from .slurm_cluster import SlurmCluster
+
+SETTINGS = """
+    from sisyphus.engine import EngineSelector
+    from sisyphus.localengine import LocalEngine
+    from sisyphus.simple_linux_utility_for_resource_management_engine import (
+        SimpleLinuxUtilityForResourceManagementEngine as Slurm,
+    )
+
+    def engine():
+        slurm = Slurm(default_rqmt={"cpu": 1, "mem": 0.5, "time": 1}, poll_interval=1)
+        return EngineSelector({"short": LocalEngine(cpus=2), "long": slurm}, default_engine="long")
+
+    # one file system, one host: nothing is seen late
+    WAIT_PERIOD_JOB_FS_SYNC = 1
+    WAIT_PERIOD_JOB_CLEANUP = 1
+    WAIT_PERIOD_CACHE = 1
+    WAIT_PERIOD_BETWEEN_CHECKS = 2
+    WAIT_PERIOD_MTIME_OF_INPUTS = 0
+    PLOGGING_UPDATE_FILE_PERIOD = 1
+    PLOGGING_INTERVAL = 1
+    DEFAULT_ENVIRONMENT_KEEP = {"HOME", "PATH", "USER", "SLURM_CONF", "SLURMD_NODENAME"}
+"""
+
+RECIPE = '''
+    """Jobs that note when they run, outside of their folders."""
+
+    import os
+    import socket
+    import time
+
+    from sisyphus import Job, Task, tk
+
+
+    def note(word, job, index):
+        with open(os.environ["HOME"] + "/runs", "a") as file:  # one write: several tasks append
+            file.write(f"{word} {job} {index} {os.environ.get('SLURMD_NODENAME', '-')}\\n")
+
+
+    class Work(Job):
+        """Tasks that sleep, use memory, or fail."""
+
+        def __init__(self, name, num=1, seconds=0.0, mib=0, rqmt=None, resume=False, after=()):
+            self.name, self.num, self.seconds, self.mib, self.after = name, num, seconds, mib, after
+            self.rqmt, self.resume = rqmt or {}, resume
+            self.out = self.output_path("out.txt")
+
+        def tasks(self):
+            args = [[index] for index in range(self.num)]
+            yield Task("run", resume="run" if self.resume else None, rqmt=self.rqmt, args=args)
+            yield Task("collect", mini_task=True)
+
+        def run(self, index):
+            note("begin", self.name, index)
+            held = bytearray(os.urandom(2**20)) * self.mib
+            flag = os.environ["HOME"] + "/go"
+            deadline = time.time() + self.seconds
+            while time.time() < deadline and not os.path.exists(flag):
+                time.sleep(0.1)
+            if self.name.startswith("fails"):
+                raise ValueError("this task fails")
+            with open(f"part.{index}", "w") as file:
+                file.write(str(len(held)))
+            note("end", self.name, index)
+
+        def collect(self):
+            parts = [open(f"part.{index}").read() for index in range(self.num)]
+            with open(self.out.get_path(), "w") as file:
+                file.write(" ".join(parts))
+'''
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[SlurmCluster]:
+    """A running Slurm of two nodes."""
+    reason = slurm_cluster.why_not()
+    if reason is not None:
+        if os.environ.get("REQUIRE_SLURM"):
+            pytest.fail(f"REQUIRE_SLURM is set, but there is {reason}")
+        pytest.skip(f"no real Slurm: {reason}")
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        slurm = SlurmCluster(Path(folder) / "s")
+        try:
+            slurm.start()
+            yield slurm
+        finally:
+            slurm.stop()
+
+
+class Project:
+    """A folder with settings, recipe and configs, and the commands that are run in it."""
+
+    def __init__(self, folder: Path, cluster: SlurmCluster) -> None:
+        self.folder, self.cluster = folder, cluster
+        self.managers: list[subprocess.Popen[str]] = []
+        for path, text in (("settings.py", SETTINGS), ("recipe/work.py", RECIPE)):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(textwrap.dedent(text))
+        (folder / "config").mkdir()
+        (folder / "home").mkdir()
+
+    def config(self, text: str) -> None:
+        """Write the config: statements after the import of ``Work``."""
+        body = textwrap.indent(textwrap.dedent(text), "    ")
+        head = "from sisyphus import tk\nfrom recipe.work import Work\n\n\ndef py():\n"
+        (self.folder / "config" / "main.py").write_text(head + body)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of managers."""
+        return {**self.cluster.environment, "HOME": str(self.folder / "home")}
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start a manager."""
+        manager = subprocess.Popen(
+            [sys.executable, "-m", "sisyphus", "--config", "config/main.py", "manager", "-r"],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.managers.append(manager)
+        return manager
+
+    def finish(self, manager: subprocess.Popen[str], seconds: float = 120) -> str:
+        """Wait for its end; returns what it printed."""
+        printed, _ = manager.communicate(timeout=seconds)
+        return printed
+
+    def manage(self, seconds: float = 120) -> tuple[int, str]:
+        """Run a manager to its end: exit code, and what it printed."""
+        manager = self.start()
+        printed = self.finish(manager, seconds)
+        return manager.returncode, printed
+
+    def runs(self, word: str) -> list[str]:
+        """What tasks noted: ``job index node``."""
+        file = self.folder / "home" / "runs"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [line.partition(" ")[2] for line in lines if line.startswith(f"{word} ")]
+
+    def go(self) -> None:
+        """Let sleeping tasks end."""
+        (self.folder / "home" / "go").touch()
+
+    def output(self, name: str) -> str:
+        """A registered output."""
+        return (self.folder / "output" / name).read_text()
+
+
+@pytest.fixture
+def project(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Project]:
+    """A new project."""
+    made = Project(tmp_path, cluster)
+    yield made
+    made.go()
+    for manager in made.managers:
+        if manager.poll() is None:
+            manager.kill()
+            manager.communicate()
+    cluster.run("scancel", "--user=root")
