@@ -48,15 +48,15 @@ def add_squared_products(total: Tensor, pairs: Sequence[Pair], lookups: Sequence
     num_rows, size = _tile(total, num_examples, dtype)
     tile = total.new_empty(size, num_rows, total.shape[1], dtype=dtype)
     scratch = total.new_empty(min(_SQUARED_AT_ONCE, tile[0].numel()))
-    rights = [right.split(size) for _, right in pairs]
+    rights = [torch.split(right, size) for _, right in pairs]
     for first in range(0, len(total), num_rows):
         rows = slice(first, min(first + num_rows, len(total)))
         part, products = total[rows], tile[:, : rows.stop - first]
-        lefts = [left[:, :, rows].mT.split(size) for left, _ in pairs]
+        lefts = [torch.split(left[:, :, rows].mT, size) for left, _ in pairs]
         for number, factors in enumerate(zip(lefts[0], rights[0], strict=True)):
             product = _product(*factors, out=products)
-            for left, right in zip(lefts[1:], rights[1:], strict=True):
-                product.baddbmm_(left[number], right[number])
+            for use in range(1, len(pairs)):
+                product.baddbmm_(lefts[use][number], rights[use][number])
             for ids, values in lookups:
                 examples = slice(number * size, (number + 1) * size)
                 _look_up(product, ids[examples], values[examples], rows)
