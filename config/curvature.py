@@ -94,7 +94,15 @@ def _damping(experiment: reviews.Experiment, seeds: list[int], name: str, *, kee
             experiment.merged("gradient_matching", MATCHING, seed, label="diagonal", keep_model=keep_model)
         )
         rows += [
-            experiment.merged(method, options, seed, label=label, parameter=value, keep_model=False)
+            experiment.merged(
+                method,
+                options,
+                seed,
+                estimators={"grams": "kfac_mc"},  # one estimate of both factors serves RegMean, too
+                label=label,
+                parameter=value,
+                keep_model=False,
+            )
             for label, method, options, value in points
         ]
     options = {"title": f"Curvature of layers, {name}", "label": f"damping-{name}"}
