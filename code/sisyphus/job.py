@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Job", "JobSingleton", "created_jobs", "job_finished"]
 
 _NOT_PICKLED = frozenset(
-    {"_sis_blocks", "_sis_worker_wrapper", "_sis_task_cache", "_sis_available_inputs", "_sis_broken"}
+    {
+        *("_sis_blocks", "_sis_worker_wrapper", "_sis_task_cache", "_sis_available_inputs", "_sis_broken"),
+        "_sis_needed_for_which_targets",
+    }
 )
 
 

@@ -36,9 +36,9 @@ class EngineBase:
     waits_for_file_system = True
     """Tasks may run on other hosts: what they write is seen late, and WAIT_PERIOD_* says how late."""
 
-    def __init__(self) -> None:
-        self._on_change: Callable[[], None] | None = None
-        self._changes: deque[str | None] = deque()
+    # of the class: engines of settings files need not call an __init__ of ours
+    _on_change: Callable[[], None] | None = None
+    _changes: deque[str | None] | None = None
 
     # What the scheduler answers: to be defined by engines
 
@@ -157,6 +157,7 @@ class EngineBase:
 
     def connect(self, on_change: Callable[[], None]) -> None:
         """Have ``on_change`` called, from any thread, whenever a state may have changed."""
+        self._changes = deque()
         self._on_change = on_change
 
     def notify(self, name: str | None = None) -> None:
@@ -165,13 +166,14 @@ class EngineBase:
         Args:
             name: what :meth:`queue_name` says of the task; None: any of them.
         """
-        self._changes.append(name)
+        if self._changes is not None:
+            self._changes.append(name)
         if self._on_change is not None:
             self._on_change()
 
     def take_changes(self) -> set[str | None]:
         """What :meth:`notify` was told since this was last asked."""
-        changes = set()
+        changes: set[str | None] = set()
         while self._changes:  # other threads only add
             changes.add(self._changes.popleft())
         return changes

@@ -412,3 +412,29 @@ def test_threads_that_wait_for_strangers_import_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_changes_are_told_by_name_and_once():
+    engine = Recorder()
+    engine.notify("before anybody listens")
+    engine.connect(lambda: None)
+    engine.notify("job.run")
+    engine.notify("job.run")
+    engine.notify()
+    assert engine.take_changes() == {"job.run", None}
+    assert engine.take_changes() == set()
+
+
+def test_an_engine_of_a_settings_file_needs_no_init_of_ours():
+    class Own(EngineBase):
+        def __init__(self):
+            """Without a call of the base's."""
+
+    engine = Own()
+    engine.notify()
+    assert engine.take_changes() == set()
+    woken = []
+    EngineSelector({"own": engine}, "own").connect(lambda: woken.append(1))
+    engine.notify()
+    assert woken == [1]
+    assert engine.take_changes() == {None}
