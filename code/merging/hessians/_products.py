@@ -11,7 +11,7 @@ group of examples after the other, and squared and added while they are in the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -48,10 +48,12 @@ def add_squared_products(total: Tensor, pairs: Sequence[Pair], lookups: Sequence
     num_rows, size = _tile(total, num_examples, dtype)
     tile = total.new_empty(size, num_rows, total.shape[1], dtype=dtype)
     scratch = total.new_empty(min(_SQUARED_AT_ONCE, tile[0].numel()))
+    widens = total.device.type == "cpu" and size == 1 and dtype != total.dtype
     rights = [torch.split(right, size) for _, right in pairs]
     for first in range(0, len(total), num_rows):
         rows = slice(first, min(first + num_rows, len(total)))
         part, products = total[rows], tile[:, : rows.stop - first]
+        pieces = list(_pieces(part, products[0], scratch)) if widens else []
         lefts = [torch.split(left[:, :, rows].mT, size) for left, _ in pairs]
         for number, factors in enumerate(zip(lefts[0], rights[0], strict=True)):
             product = _product(*factors, out=products)
@@ -60,7 +62,12 @@ def add_squared_products(total: Tensor, pairs: Sequence[Pair], lookups: Sequence
             for ids, values in lookups:
                 examples = slice(number * size, (number + 1) * size)
                 _look_up(product, ids[examples], values[examples], rows)
-            _add_squares(part, product, scratch)
+            if widens:
+                for sums, narrow, wide in pieces:
+                    wide.copy_(narrow)
+                    sums.addcmul_(wide, wide)
+            else:
+                _add_squares(part, product)
 
 
 def _product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
@@ -71,21 +78,23 @@ def _product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
     return torch.bmm(left, right, out=out[: len(left)])
 
 
-def _add_squares(total: Tensor, product: Tensor, scratch: Tensor) -> None:
+def _add_squares(total: Tensor, product: Tensor) -> None:
     """Add the squares of (b, rows, i), which may be overwritten."""
     if product.device.type != "cpu":  # one kernel reads the products once
         norms = torch.linalg.vector_norm(product, dim=0, dtype=total.dtype)
         total.addcmul_(norms, norms)
     elif len(product) > 1:
         total.add_(product.to(total.dtype).square_().sum(0))
-    elif product.dtype == total.dtype:
+    else:
         total.addcmul_(product[0], product[0])
-    else:  # widened a piece at a time, in the cache
-        sums, products = total.view(-1), product.view(-1)
-        for start in range(0, len(sums), len(scratch)):
-            part = sums[start : start + len(scratch)]
-            wide = scratch[: len(part)].copy_(products[start : start + len(part)])
-            part.addcmul_(wide, wide)
+
+
+def _pieces(total: Tensor, product: Tensor, scratch: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Pieces of the sums, of 16-bit products, and room to widen them, that fit into the cache together."""
+    sums, products = total.view(-1), product.view(-1)
+    for start in range(0, len(sums), len(scratch)):
+        part = sums[start : start + len(scratch)]
+        yield part, products[start : start + len(part)], scratch[: len(part)]
 
 
 def _transposed(left: Tensor, right: Tensor) -> Pair:
