@@ -4,8 +4,8 @@ Merges the models of ``config/reviews.py`` (which says what it needs) and of ``c
 seeds of each. One function for each table: ``sis manager 'config/curvature.digits()'`` makes that of digits.
 No merged model is written but those that ``config/reviews.py`` writes, too.
 
-On 2 cores, with those two finished, about half an hour: 20 s for an evaluation of reviews, a minute or more
-for a K-FAC merge of them. Expected: docs/results/curvature.md. Results in ``output/curvature``.
+With the reviews finished, 20 minutes of a core: 20 to 30 s for an evaluation of reviews, a minute or
+more for a K-FAC merge of them. Expected: docs/results/curvature.md. Results in ``output/curvature``.
 """
 
 from config import quickstart, reviews

@@ -139,8 +139,8 @@ def merge(
         report: is told the number of iterations, the initial and the final residual and how the run ended; or
             the ridge of Cholesky's method. Also the step, |theta - theta_0| in units of
             sum_t |theta_t - theta_0| (L2 norms): with diagonal curvatures and alpha_t in 0..1 it is at most
-            1, and more says that ``damping`` is too small. With a negative alpha_t, the fraction of the
-            directions in which its curvature was cut.
+            1, and far more in many layers says that ``damping`` is too small. With a negative alpha_t, the
+            fraction of the directions in which its curvature was cut.
 
     Returns:
         The merged parameter. Inputs are not modified.
