@@ -21,12 +21,12 @@ import sisyphus.global_settings as gs
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.engines.local_queue import Amounts, Entry, Key, LocalQueue
 from sisyphus.errors import EngineError, RefusedError
-from sisyphus.fork_server.client import ForkServers
 from sisyphus.job_dir import task_entry
 from sisyphus.running import usage
 from sisyphus.running.task_log import open_log
 
 if TYPE_CHECKING:
+    from sisyphus.fork_server.client import ForkServers
     from sisyphus.task import Task
 
 _RECORD = "local"
@@ -65,7 +65,7 @@ class LocalEngine(EngineBase):
         self._running: dict[Key, Entry] = {}
         self._refused: dict[Key, str] = {}
         self._stopped = False
-        self._fork_servers = ForkServers()
+        self._fork_servers: ForkServers | None = None
         self._changed = threading.Condition(threading.RLock())
 
     @property
@@ -82,7 +82,8 @@ class LocalEngine(EngineBase):
         with self._changed:
             self._stopped = True
             self._queue.clear()
-            self._fork_servers.close()
+            if self._fork_servers is not None:
+                self._fork_servers.close()
 
     def get_default_rqmt(self, task: Task) -> Requirements:
         """One cpu, 1 GB, one hour (the time is not enforced)."""
@@ -274,6 +275,12 @@ class LocalEngine(EngineBase):
         self, entry: Entry, environment: dict[str, str], log: BinaryIO
     ) -> tuple[int, Callable[[], object]]:
         """Its pid, and what returns when it has ended."""
+        if self._fork_servers is None:
+            from sisyphus.fork_server.client import (
+                ForkServers,
+            )  # workers have engines, too, and start nothing
+
+            self._fork_servers = ForkServers()
         forked = self._fork_servers.fork(entry.call, environment, entry.rqmt.get("cpu", 1), log.fileno())
         if forked is not None:
             return forked.pid, forked.wait

@@ -102,6 +102,7 @@ class ForkServers:
     def _do_with_less(self, reason: str) -> None:
         if gs.FORK_SERVER_PRELOAD and self._preload:
             self._preload = False
+            self.close()
             logging.warning("FORK_SERVER_PRELOAD has no effect: %s", reason)
         else:
             self._off = True
@@ -146,7 +147,7 @@ class _Server:
         self._channel.settimeout(PATIENCE_S)
         self.was_ready = False
         handle = theirs.fileno()
-        with theirs:
+        try:
             self._process = subprocess.Popen(
                 [*_command(), gs.CMD_FORK_SERVER, str(handle), str(cpus)],
                 stdin=subprocess.DEVNULL,
@@ -156,6 +157,11 @@ class _Server:
                 env=dict(environment),
                 pass_fds=[handle],
             )
+        except OSError:
+            self._channel.close()
+            raise
+        finally:
+            theirs.close()
         threading.Thread(target=self._process.wait, name="wait for fork server", daemon=True).start()
 
     def fork(self, request: Mapping[str, object], log: int) -> Forked | None:
