@@ -138,7 +138,7 @@ class SISGraph:
     def set_job_targets(self) -> None:
         """Note at each job which targets need it, as ``_sis_needed_for_which_targets``."""
         names: dict[Job, set[str]] = {}
-        for target in self._targets:
+        for target in list(self._targets):  # a copy: another thread may add some
             for path in target.required_full_list:
                 if isinstance(path.creator, Job):
                     names.setdefault(path.creator, set()).add(target.name)
@@ -161,7 +161,7 @@ class SISGraph:
     def _roots(self, nodes: Iterable[Any] | None = None) -> list[Job]:
         """Jobs among ``nodes`` (jobs or paths), or those that make what the targets want."""
         if nodes is None:
-            nodes = (path for target in self._targets for path in target.required_full_list)
+            nodes = (path for target in list(self._targets) for path in target.required_full_list)
         jobs = (getattr(node, "creator", node) for node in nodes)
         return list(dict.fromkeys(job for job in jobs if isinstance(job, Job)))
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sisyphus import global_settings as gs
+from sisyphus.block import Block
 from sisyphus.engines.base import EngineBase
 from sisyphus.graph import SISGraph, creators_of
 from sisyphus.job import Job
@@ -73,6 +74,8 @@ class JobFacts:
     made_at: str
     """Config line."""
     blocks: list[str]
+    block: str
+    """One of them with those around it, outermost first: ``exp / data``; empty if it is in none."""
     tags: list[str]
     keep_value: int | None
     needed_for: list[str]
@@ -148,19 +151,20 @@ def look(
     return GraphFacts(
         time=time.time(),
         counts=dict(sorted(Counter(str(state) for state in states.values()).items())),
-        jobs=[_job(job, states[job], engine, usage_of_finished) for job in jobs],
-        targets=[_target(target) for target in sorted(graph.targets, key=lambda target: target.name)],
-        missing=_missing(graph, states),
+        jobs=[job_facts(job, states[job], engine, usage_of_finished) for job in jobs],
+        targets=target_facts(graph),
+        missing=missing_inputs(graph, states),
         waiting_configs=list(waiting_configs),
     )
 
 
-def _job(job: Job, state: State, engine: EngineBase | None, usage_of_finished: bool) -> JobFacts:
+def job_facts(job: Job, state: State, engine: EngineBase | None, usage_of_finished: bool = False) -> JobFacts:
+    """Look at one job that is known to be in a state; other arguments as for :func:`look`."""
     running = state is State.RUNNING
     aliases = {
         os.path.join(prefix, alias)
-        for alias in job.get_aliases() or ()
-        for prefix in job._sis_alias_prefixes or {""}
+        for alias in tuple(job.get_aliases() or ())
+        for prefix in tuple(job._sis_alias_prefixes or {""})
     }
     return JobFacts(
         id=job._sis_id(),
@@ -171,18 +175,27 @@ def _job(job: Job, state: State, engine: EngineBase | None, usage_of_finished: b
         vis_name=job.get_vis_name(),
         made_at=job._sis_created_at,
         blocks=sorted(str(block.name) for block in job._sis_blocks),
+        block=min(map(_full_name, tuple(job._sis_blocks)), default=""),
         tags=sorted(job._sis_tags),
         keep_value=job.keep_value(),
         needed_for=sorted(job._sis_needed_for_which_targets or ()),
         inputs=sorted(creator._sis_id() for creator in creators_of(job)),
-        outside_inputs=sorted(path.rel_path() for path in job._sis_inputs if path.creator is None),
-        outputs=sorted(path.rel_path() for path in job._sis_outputs.values()),
+        outside_inputs=sorted(path.rel_path() for path in tuple(job._sis_inputs) if path.creator is None),
+        outputs=sorted(path.rel_path() for path in tuple(job._sis_outputs.values())),
         progress=overview.fraction_done(job) if running else None,
         info=overview.info_text(job) if running else "",
         broken=job._sis_broken or "",
         tasks=_tasks(job, engine) if state in _HAVE_TASKS else [],
         usage=_usage(job, state) if usage_of_finished or state is not State.FINISHED else None,
     )
+
+
+def _full_name(block: Block) -> str:
+    names = [str(block.name)]
+    while block.parents:
+        block = min(block.parents, key=lambda parent: str(parent.name))
+        names.append(str(block.name))
+    return " / ".join(reversed(names))
 
 
 def _tasks(job: Job, engine: EngineBase | None) -> list[TaskFacts]:
@@ -224,6 +237,11 @@ def _running_s(job: Job) -> float:
     return max((usage.running_for_s(used) or 0.0 for used in files if used), default=0.0)
 
 
+def target_facts(graph: SISGraph) -> list[TargetFacts]:
+    """Look at the targets; by name."""
+    return [_target(target) for target in sorted(graph.targets, key=lambda target: target.name)]
+
+
 def _target(target: OutputTarget) -> TargetFacts:
     paths = target.required_full_list
     kind = (
@@ -238,8 +256,8 @@ def _target(target: OutputTarget) -> TargetFacts:
     )
 
 
-def _missing(graph: SISGraph, states: dict[Job, State]) -> list[str]:
-    """Inputs that no job makes, of jobs that are not finished and of targets."""
+def missing_inputs(graph: SISGraph, states: Mapping[Job, State]) -> list[str]:
+    """Return inputs that no job makes, of jobs that are not finished and of targets."""
     paths = {path for target in graph.targets for path in target.required_full_list}
     for job, state in states.items():
         if state is not State.FINISHED:

@@ -14,6 +14,7 @@ from sisyphus.states import State
 from sisyphus.view import layout, tree
 from sisyphus.view.facts import look
 from sisyphus.view.job_states import states_of
+from sisyphus.view.watch import Watch
 
 
 class Step(Job):
@@ -171,3 +172,36 @@ def test_long_chains(workplace, depth):
     facts = look(graph_of(x=path), None)
     assert len(list(tree.lines(facts))) == depth + 1
     assert max(box.layer for box in layout.arrange(layout.boxes_of_jobs(facts))) == depth - 1
+
+
+def test_a_watch_sees_what_changes(workplace):
+    first = Step("first")
+    second = Step("second", first.out)
+    graph = graph_of(second=second.out)
+    watch = Watch(graph, None)
+    assert [job.state for job in watch.look().jobs] == ["runnable", "waiting"]
+    first._sis_setup_directory()
+    for task_id in (1, 2):
+        first._sis_dir.mark_task("finished", "run", task_id)
+    seen = watch.look()
+    assert [(job.class_name, job.state) for job in seen.jobs] == [("Step", "finished"), ("Step", "runnable")]
+    assert seen.as_json() == {**look(graph, None).as_json(), "time": seen.time}
+    graph.add_target(OutputPath("third", Step("third").out))
+    assert len(watch.look().jobs) == 3
+    assert {name for job in watch.look().jobs for name in job.needed_for} == {"second", "third"}
+
+
+def test_a_watch_beside_a_manager_believes_it_and_declares_nothing(workplace):
+    first = Step("first")
+    second = Step("second", first.out)
+    first._sis_setup_directory()
+    for task_id in (1, 2):
+        first._sis_dir.mark_task("finished", "run", task_id)
+    known = {first: "running"}
+    watch = Watch(graph_of(second=second.out), None, state_of=known.get, waiting_configs=lambda: ["exp"])
+    seen = watch.look()
+    assert [job.state for job in seen.jobs] == ["running", "waiting"]
+    assert seen.waiting_configs == ["exp"]
+    assert not first._sis_is_finished  # the manager has not marked it yet
+    known[first] = "finished"
+    assert watch.look().counts == {"finished": 1, "waiting": 1}
