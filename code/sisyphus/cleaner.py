@@ -55,6 +55,10 @@ _given_up: set[str] = set()
 """Folders that could not be cleaned in this process: one warning each, no second try."""
 
 
+_nothing_to_do: dict[str, tuple[int, int]] = {}
+"""Folders that are packed, or are none of ours, and how they looked: one question each in later rounds."""
+
+
 def cleanup_jobs(
     sis_graph: SISGraph | None = None, *, min_age_s: float = 0.0, stop: threading.Event | None = None
 ) -> list[Job]:
@@ -85,16 +89,34 @@ def cleanup_jobs(
 
 def _should_clean(job: Job, min_age_s: float) -> bool:
     folder = job._sis_dir
+    look = _look(folder.path)
+    if look is None or _nothing_to_do.get(folder.path) == look:
+        return False
     names = folder.names()
     if gs.JOB_FINISHED_ARCHIVE not in names and gs.JOB_FINISHED_MARKER not in names:
         return False
-    if folder.path in _given_up or _is_linked(folder.path):
+    if folder.path in _given_up:
+        return False
+    if _is_linked(folder.path):
+        _nothing_to_do[folder.path] = look
         return False
     if min_age_s > 0 and _age_s(folder.entry(gs.JOB_FINISHED_MARKER)) < min_age_s:
         return False
-    return not job_archive.is_clean(
+    is_clean = job_archive.is_clean(
         folder, keep_work=gs.JOB_CLEANUP_KEEP_WORK, keep_input=gs.JOB_CLEANUP_KEEP_INPUT
     )
+    if is_clean:
+        _nothing_to_do[folder.path] = look
+    return not is_clean
+
+
+def _look(path: str) -> tuple[int, int] | None:
+    """What changes when anything in a folder is added or removed; None if it is not there."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_ctime_ns
 
 
 def _is_linked(path: str) -> bool:

@@ -158,6 +158,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     for name, value in vars(SISGraph()).items():
         monkeypatch.setattr(graph, name, value)
     monkeypatch.setattr(cleaner, "_given_up", set())
+    monkeypatch.setattr(cleaner, "_nothing_to_do", {})
     (tmp_path / "work").mkdir()
     yield tmp_path
     job_identity.created_jobs.clear()

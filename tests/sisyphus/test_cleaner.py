@@ -57,6 +57,24 @@ def chain() -> tuple[Step, Step]:
 # --- packing ---
 
 
+def test_what_is_packed_costs_one_question_each_round(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = chain()
+    for job in jobs:
+        finish(job)
+    assert set(cleaner.cleanup_jobs()) == set(jobs)
+    assert cleaner.cleanup_jobs() == []
+    listed = []
+    listing = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listing(path))
+    assert cleaner.cleanup_jobs() == []
+    assert listed == []
+    shutil.rmtree(jobs[0]._sis_path())
+    finish(jobs[0])  # it ran again
+    assert cleaner.cleanup_jobs() == [jobs[0]]
+
+
 def test_a_finished_job_is_packed_and_still_finished(workplace: Path) -> None:
     first, second = chain()
     folder = finish(first)
