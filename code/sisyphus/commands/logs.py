@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tarfile
 import time
 
 from sisyphus import global_settings as gs
@@ -14,6 +12,7 @@ from sisyphus.errors import SisyphusError
 from sisyphus.job_dir import JobDir
 from sisyphus.running import usage
 from sisyphus.terminal.answers import say
+from sisyphus.view import job_logs
 
 _PERIOD_S = 0.2
 """Between two looks at a log that grows."""
@@ -33,27 +32,12 @@ def run(args: argparse.Namespace) -> int:
     folder = jobs_by_name.find(args.job, args.config_files).dir
     if args.follow:
         return _follow(folder, args)
-    logs = _choose(_names(folder), args, folder)
+    logs = _choose(job_logs.names(folder), args, folder)
     for name in logs:
         if len(logs) > 1:
             say(f"==> {folder.entry(name)} <==")
-        _write(_read(folder, name), args.lines)
+        _write(job_logs.read(folder, name), args.lines)
     return 0
-
-
-def _names(folder: JobDir) -> list[str]:
-    """All logs of a job, those that ended first at the front."""
-    prefix = f"{gs.JOB_LOG}."
-    names = folder.names()
-    found = [(os.stat(folder.entry(name)).st_mtime, name) for name in names if name.startswith(prefix)]
-    if gs.JOB_FINISHED_ARCHIVE in names:
-        with tarfile.open(folder.entry(gs.JOB_FINISHED_ARCHIVE)) as archive:
-            found += [
-                (member.mtime, member.name)
-                for member in archive
-                if member.name.startswith(prefix) and member.name not in names
-            ]
-    return [name for _, name in sorted(found)]
 
 
 def _choose(names: list[str], args: argparse.Namespace, folder: JobDir) -> list[str]:
@@ -70,15 +54,6 @@ def _choose(names: list[str], args: argparse.Namespace, folder: JobDir) -> list[
     return chosen
 
 
-def _read(folder: JobDir, name: str) -> bytes:
-    if name in folder.names():
-        with open(folder.entry(name), "rb") as file:
-            return file.read()
-    with tarfile.open(folder.entry(gs.JOB_FINISHED_ARCHIVE)) as archive:
-        content = archive.extractfile(name)
-        return b"" if content is None else content.read()
-
-
 def _write(content: bytes, num_lines: int | None) -> None:
     if num_lines is not None:
         content = b"".join(content.splitlines(keepends=True)[-num_lines:]) if num_lines > 0 else b""
@@ -89,13 +64,13 @@ def _write(content: bytes, num_lines: int | None) -> None:
 
 def _follow(folder: JobDir, args: argparse.Namespace) -> int:
     """Write what comes, from the end of the log on, until the task ends or is followed by another one."""
-    while not (names := _names(folder)):
+    while not (names := job_logs.names(folder)):
         if folder.is_finished():
             return 0
         time.sleep(_PERIOD_S)
     name = _choose(names, args, folder)[-1]
     if name not in folder.names():  # packed: nothing will come any more
-        _write(_read(folder, name), args.lines)
+        _write(job_logs.read(folder, name), args.lines)
         return 0
     task = name.removeprefix(f"{gs.JOB_LOG}.")
     with open(folder.entry(name), "rb") as log:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 from sisyphus.commands import jobs_by_name
-from sisyphus.errors import JobDirError, SisyphusError
-from sisyphus.explaining.described import Node
-from sisyphus.explaining.differences import Difference, differences
-from sisyphus.explaining.identity import left_out_of_id
-from sisyphus.explaining.saved_jobs import SavedJob, class_of, read_saved_job, save_in_memory
-from sisyphus.explaining.siblings import MOST_COMPARED, Folders, closest
-from sisyphus.graph import dependencies_first
+from sisyphus.explaining.differences import Difference
+from sisyphus.explaining.saved_jobs import SavedJob, class_of
+from sisyphus.explaining.siblings import MOST_COMPARED
+from sisyphus.explaining.why import Asked, explain, lines_of
 from sisyphus.terminal.answers import count, say, say_json
 
-_WIDTH = 100
-"""Letters of a value that are put on one line if it has parts."""
 _LONGEST = 300
 """Letters of a value that are shown; ``--json`` has all of them."""
 
@@ -26,47 +19,21 @@ _LONGEST = 300
 def run(args: argparse.Namespace) -> int:
     """Run the command; exit code 0."""
     named = jobs_by_name.find(args.job, args.config_files)
-    job, known = _saved(named)
-    folders = Folders(known)
-    left_out = left_out_of_id(named.job) if named.job is not None else frozenset()
-    num_others = 0
-    if args.other is None:
-        other, num_others = closest(job, folders)
-    else:
-        other = _saved(jobs_by_name.find(args.other, args.config_files))[0]
-        if class_of(other.job_id) != class_of(job.job_id):
-            raise SisyphusError(
-                f"{job.job_id} and {other.job_id} are of different classes, so their ids have nothing in "
-                f"common."
-            )
-    found = [] if other is None else differences(other, job, folders.find)
+    other = None if args.other is None else _asked(jobs_by_name.find(args.other, args.config_files))
+    found = explain(_asked(named), other)
     if args.json:
-        say_json(_as_json(named, job, left_out, other, found))
+        say_json({"state": _state(named), **found.as_json()})
         return 0
-    _say_job(named, job, left_out)
-    if other is None:
-        say(f"\nNo other folder of {class_of(job.job_id)} to compare with.")
+    _say_job(named, found.job, found.left_out)
+    if found.other is None:
+        say(f"\nNo other folder of {class_of(found.job.job_id)} to compare with.")
         return 0
-    _say_differences(job, other, num_others, found)
+    _say_differences(found.job, found.other, found.num_others, found.differences)
     return 0
 
 
-def _saved(named: jobs_by_name.Named) -> tuple[SavedJob, list[SavedJob]]:
-    """A job, and all jobs of its graph as far as they are known without a folder."""
-    if named.job is None:
-        return read_saved_job(named.dir.path, named.job_id), []
-    ancestors = [save_in_memory(job) for job in dependencies_first([named.job])]
-    job = ancestors[-1]
-    if named.dir.exists():  # the code that it was made with is not that of now
-        job = replace(job, commit=_commit_of_folder(named))
-    return job, ancestors
-
-
-def _commit_of_folder(named: jobs_by_name.Named) -> str:
-    try:
-        return read_saved_job(named.dir.path, named.job_id).commit
-    except JobDirError:  # nothing is saved in it, e.g. because it was made only to hold the job
-        return ""
+def _asked(named: jobs_by_name.Named) -> Asked:
+    return Asked(named.job_id, named.dir, named.job)
 
 
 def _say_job(named: jobs_by_name.Named, job: SavedJob, left_out: frozenset[str]) -> None:
@@ -78,23 +45,14 @@ def _say_job(named: jobs_by_name.Named, job: SavedJob, left_out: frozenset[str])
     say("arguments that make the id:")
     for name, node in sorted(job.arguments.items()):
         if name not in left_out:
-            _say_argument(f"  {name}", node)
+            for place, text in lines_of(name, node):
+                say(f"  {place}: {_shortened(text)}")
     if job.version:
         say(f"  __sis_version__: {job.version}")
     if left_out:
         say("arguments that do not count:")
         for name in sorted(left_out):
             say(f"  {name}: {_shortened(str(job.arguments[name]))}")
-
-
-def _say_argument(place: str, node: Node) -> None:
-    """A value on one line, or if that gets long, each of its parts on a line of its own."""
-    text = str(node)
-    if len(text) <= _WIDTH or not node.parts:
-        say(f"{place}: {_shortened(text)}")
-        return
-    for label, part in node.parts.items():
-        _say_argument(f"{place}{label}", part)
 
 
 def _state(named: jobs_by_name.Named) -> str:
@@ -127,30 +85,3 @@ def _say_chain(before: Sequence[tuple[str, str]], chain: Sequence[tuple[str, str
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} letters)"
-
-
-def _as_json(
-    named: jobs_by_name.Named,
-    job: SavedJob,
-    left_out: frozenset[str],
-    other: SavedJob | None,
-    found: Sequence[Difference],
-) -> dict[str, Any]:
-    return {
-        "job": job.job_id,
-        "state": _state(named),
-        "commit": job.commit,
-        "version": job.version,
-        "arguments": {name: node.as_json() for name, node in job.arguments.items()},
-        "left_out": sorted(left_out),
-        "other": None if other is None else other.job_id,
-        "differences": [
-            {
-                "where": difference.where,
-                "old": difference.old,
-                "new": difference.new,
-                "chain": [list(pair) for pair in difference.chain],
-            }
-            for difference in found
-        ],
-    }

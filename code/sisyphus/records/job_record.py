@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ class TaskRecord:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     gpu: Mapping[str, Any] = field(default_factory=dict)
     requested: Mapping[str, Any] = field(default_factory=dict)
+    series: Sequence[Sequence[float]] = ()
+    """Points of the last run: seconds since it began, memory in GB, cpu in percent of one core."""
 
 
 def read_records(folder: JobDir) -> list[TaskRecord]:
@@ -91,4 +93,5 @@ def _parse(name: str, text: str) -> TaskRecord | None:
         recipe=record.get("recipe", {}),
         gpu=record.get("gpu", {}),
         requested=usage.get("requested_resources") or {},
+        series=record.get("series", ()),
     )

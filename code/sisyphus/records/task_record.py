@@ -1,8 +1,8 @@
 """What a worker adds to the usage file of its task, under the key ``record``.
 
-``wall_time_s`` and ``cpu_time_s`` (with children) are of all runs that led to the result; at the end come
-``ended`` (seconds since the epoch), ``python``, ``packages``, ``recipe`` (repository, commit, dirty,
-version) and, where there is a GPU, ``gpu``.
+``wall_time_s`` and ``cpu_time_s`` (with children) are of all runs that led to the result; ``series`` are
+points over time of the last run; at the end come ``ended`` (seconds since the epoch), ``python``,
+``packages``, ``recipe`` (repository, commit, dirty, version) and, where there is a GPU, ``gpu``.
 """
 
 from __future__ import annotations

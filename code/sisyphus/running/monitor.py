@@ -15,6 +15,7 @@ from typing import Any
 import sisyphus.global_settings as gs
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.records.gpu import GpuMeter, visible_devices
+from sisyphus.records.series import Series
 from sisyphus.records.task_record import KEY, closing_facts, times_so_far
 from sisyphus.running import usage
 
@@ -45,6 +46,7 @@ class UsageMonitor:
         self._thread = threading.Thread(target=self._watch, name="usage monitor", daemon=True)
         nothing = {"cpu": 0.0, "rss": 0.0, "vms": 0.0}
         self._closing: dict[str, Any] = {}
+        self._series = Series()
         self._usage: dict[str, Any] = {
             "max": dict(nothing),
             "current": dict(nothing),
@@ -111,6 +113,7 @@ class UsageMonitor:
             logging.debug("Cannot measure what the task uses: %s", error)
             now = dict(self._usage["current"])
         self._note(now)
+        self._series.add(time.monotonic() - self._began, now["rss"], now["cpu"])
         return now
 
     def _note(self, now: dict[str, float]) -> None:
@@ -129,7 +132,8 @@ class UsageMonitor:
         self._usage["used_time"] = wall_s / 3600
         earlier_wall_s, earlier_cpu_s = self._times_before
         times = {"wall_time_s": earlier_wall_s + wall_s, "cpu_time_s": earlier_cpu_s + cpu_s}
-        self._usage[KEY] = {**times, **self._closing}
+        series = self._series.points()
+        self._usage[KEY] = {**times, **self._closing, **({"series": series} if series else {})}
         self._usage["current_time"] = time.strftime("%Y-%m-%d %H:%M:%S")
         usage.write(self._path, self._usage)
 

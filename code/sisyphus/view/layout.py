@@ -6,7 +6,8 @@ better, but no wheel brings it: its Python packages need the program from the sy
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from sisyphus.view.facts import GraphFacts, JobFacts
@@ -50,6 +51,37 @@ def boxes_of_classes(facts: GraphFacts) -> list[Box]:
         inputs = dict.fromkeys(key[creator] for job in jobs for creator in job.inputs)
         label = _label(jobs[0]) if len(jobs) == 1 else (jobs[0].class_name, f"{len(jobs)} jobs")
         boxes.append(Box(name, label, states, tuple(inputs)))
+    return boxes
+
+
+def boxes_of_groups(
+    facts: GraphFacts, group_of: Callable[[JobFacts], str], open_groups: Collection[str] = ()
+) -> list[Box]:
+    """Return a box for each group of jobs; a group that others both need and feed has one for each stage.
+
+    Args:
+        facts: the graph.
+        group_of: name of the group of a job; empty: none, it has a box of its own.
+        open_groups: keys of boxes that are taken apart into their jobs.
+    """
+    stage: dict[str, int] = {}
+    name = {job.id: group_of(job) for job in facts.jobs}
+    for job in facts.jobs:  # stages rise along each line between two groups, so boxes cannot form a circle
+        stage[job.id] = max(
+            (stage[i] + (not name[i] or name[i] != name[job.id]) for i in job.inputs), default=0
+        )
+    key = {job.id: f"{stage[job.id]} {name[job.id]}" if name[job.id] else job.id for job in facts.jobs}
+    size = Counter(key.values())
+    key = {id: id if group in open_groups or size[group] == 1 else group for id, group in key.items()}
+    groups: dict[str, list[JobFacts]] = {}
+    for job in sorted(facts.jobs, key=lambda job: stage[job.id]):
+        groups.setdefault(key[job.id], []).append(job)
+    boxes = []
+    for group, jobs in groups.items():
+        creators = dict.fromkeys(key[creator] for job in jobs for creator in job.inputs)
+        label = _label(jobs[0]) if group == jobs[0].id else (name[jobs[0].id], f"{len(jobs)} jobs")
+        states = dict(Counter(job.state for job in jobs))
+        boxes.append(Box(group, label, states, tuple(other for other in creators if other != group)))
     return boxes
 
 

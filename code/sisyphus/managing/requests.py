@@ -1,0 +1,121 @@
+"""What a person asks of single jobs: hold, release, try again. A manager that runs sees it by itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+from sisyphus import global_settings as gs
+from sisyphus.job_dir import HOLD, JobDir, task_entry
+from sisyphus.running import usage
+from sisyphus.running.leftovers import end_leftovers
+
+_MOST_LOGS = 1000
+
+
+def hold(folder: JobDir) -> bool:
+    """Keep a job from being started; tasks that run go on. False if it is finished already."""
+    if folder.is_finished():
+        logging.warning("%s is finished already: there is nothing to hold", folder.path)
+        return False
+    os.makedirs(folder.path, exist_ok=True)
+    with open(folder.entry(HOLD), "ab"):
+        pass
+    logging.info("On hold: %s", folder.path)
+    return True
+
+
+def release(folder: JobDir) -> bool:
+    """Let a job be started again; False if it was not on hold by a file."""
+    try:
+        os.unlink(folder.entry(HOLD))
+    except FileNotFoundError:
+        logging.error(
+            "%s is not on hold by a file. If the recipe or config calls job.hold(), remove that.",
+            folder.path,
+        )
+        return False
+    if not folder.names():  # it was made only to hold the job
+        os.rmdir(folder.path)
+    logging.info("Released: %s", folder.path)
+    return True
+
+
+def retry(folder: JobDir, *, from_start: bool = False) -> bool:
+    """Let failed and interrupted tasks run again, without what they left of their tries.
+
+    Args:
+        folder: of the job.
+        from_start: move the folder aside and begin anew.
+
+    Returns:
+        False if there is nothing to try again.
+    """
+    if not folder.exists():
+        logging.error("%s does not exist: the job was not started yet", folder.path)
+        return False
+    if folder.is_finished():
+        logging.error("%s is finished: there is nothing to try again", folder.path)
+        return False
+    running = [task for task in _tasks(folder) if _is_running(folder, task)]
+    if running:
+        logging.error(
+            "%s: %s is running", folder.path, ", ".join(f"{task} {number}" for task, number in running)
+        )
+        return False
+    if from_start:
+        logging.info("Moved %s to %s: the job begins anew", folder.path, folder.move_aside())
+        return True
+    ended = [task for task in _tasks(folder) if not _is_finished(folder, task)]
+    if not ended:
+        logging.error("%s has no task that failed or was interrupted", folder.path)
+        return False
+    for task, number in ended:
+        end_leftovers(usage.read(folder.entry(task_entry(gs.PLOGGING_FILE, task, number))) or {}, folder.path)
+        _put_aside(folder, task, number)
+        logging.info("%s: task %s %d runs again", folder.path, task, number)
+    return True
+
+
+def _tasks(folder: JobDir) -> Iterator[tuple[str, int]]:
+    """Names and ids of the tasks that were started."""
+    names = folder.names()
+    started = {
+        name.split(".", 1)[1]
+        for name in names
+        if name.split(".", 1)[0] in (gs.JOB_LOG, gs.STATE_ERROR) and name.count(".") == 2
+    }
+    for entry in sorted(started):
+        task, _, number = entry.rpartition(".")
+        if number.isdecimal():
+            yield task, int(number)
+
+
+def _is_finished(folder: JobDir, task: tuple[str, int]) -> bool:
+    return task_entry(gs.JOB_FINISHED_MARKER, *task) in folder.names()
+
+
+def _is_running(folder: JobDir, task: tuple[str, int]) -> bool:
+    used = usage.read(folder.entry(task_entry(gs.PLOGGING_FILE, *task)))
+    return used is not None and usage.is_alive(used, job_dir=folder.path, task_name=task[0])
+
+
+def _put_aside(folder: JobDir, task: str, number: int) -> None:
+    """Remove what makes a task count as failed; its log is kept under another name.
+
+    The requirements that were submitted go too: a doubled request was an answer to what was mended now.
+    """
+    log = folder.entry(task_entry(gs.JOB_LOG, task, number))
+    if os.path.lexists(log):
+        for try_number in range(1, _MOST_LOGS):
+            aside = f"{log}.retried.{try_number:02d}"
+            if not os.path.lexists(aside):
+                os.rename(log, aside)
+                break
+    for path in (
+        folder.entry(task_entry(gs.ENGINE_SUBMIT, task)),
+        folder.entry(task_entry(gs.STATE_ERROR, task, number)),  # last: until then it counts as failed
+    ):
+        if os.path.lexists(path):
+            os.unlink(path)
