@@ -5,8 +5,8 @@ An engine subclasses :class:`EngineBase` and defines at least ``submit_call``, `
 or recipes.
 
 The manager sleeps until something happens. An engine that notices the end of its tasks calls
-:meth:`EngineBase.notify`; one that has to ask a scheduler gives the seconds between two looks as
-``poll_interval_s``.
+:meth:`EngineBase.notify`, with the task's queue name if it knows it: then only that task is looked at.
+One that has to ask a scheduler gives the seconds between two looks as ``poll_interval_s``.
 """
 
 from __future__ import annotations
