@@ -4,7 +4,7 @@ Merges the models of ``config/reviews.py`` (which says what it needs) and of ``c
 seeds of each. One function for each table: ``sis manager 'config/curvature.digits()'`` makes that of digits.
 No merged model is written but those that ``config/reviews.py`` writes, too.
 
-With the reviews finished, 20 minutes of a core: 20 to 30 s for an evaluation of reviews, a minute or
+With the reviews finished, 20 to 30 minutes of a core: 20 to 30 s for an evaluation of reviews, a minute or
 more for a K-FAC merge of them. Expected: docs/results/curvature.md. Results in ``output/curvature``.
 """
 
@@ -13,6 +13,7 @@ from config import quickstart, reviews
 SEEDS = [0, 1, 2]  # of digits; reviews have theirs
 MATCHING = {**reviews.MATCHING, "scaling_factor": 1.0}
 EXAMPLES = [8, 32, 128, 500]
+DELTAS = [*reviews.DELTAS, 100.0]
 DAMPINGS = {"reviews": [0.1, 1.0], "digits": [1e-3, 1e-2, 0.1, 1.0, 10.0]}
 NORM_DAMPINGS = {"reviews": [0.01], "digits": [1e-3, 0.01, 0.1, 1.0]}
 
@@ -52,8 +53,14 @@ def delta_0() -> None:
         rows.append(experiment.merged("average", {}, seed))
         rows.append(experiment.merged("task_arithmetic", {"scaling_factor": 1.0}, seed))
         rows += [
-            experiment.merged("gradient_matching", {**MATCHING, "delta_0": delta}, seed, parameter=delta)
-            for delta in reviews.DELTAS
+            experiment.merged(
+                "gradient_matching",
+                {**MATCHING, "delta_0": delta},
+                seed,
+                parameter=delta,
+                keep_model=delta in reviews.DELTAS,
+            )
+            for delta in DELTAS
         ]
     options = {"title": "MiniLM on reviews: prior precision δ₀", "label": "prior"}
     experiment.report(rows, "curvature/delta_0", {**options, "reference": "average", "parameter": "δ₀"})
