@@ -4,7 +4,7 @@ Merges the models of ``config/reviews.py`` (which says what it needs) and of ``c
 seeds of each. One function for each table: ``sis manager 'config/curvature.digits()'`` makes that of digits.
 No merged model is written but those that ``config/reviews.py`` writes, too.
 
-With the reviews finished, 20 to 30 minutes of a core: 20 to 30 s for an evaluation of reviews, a minute or
+With the reviews finished, 22 minutes of a core: 20 to 30 s for an evaluation of reviews, a minute or
 more for a K-FAC merge of them. Expected: docs/results/curvature.md. Results in ``output/curvature``.
 """
 
