@@ -145,6 +145,7 @@ class Harness:
         if self.random.random() < 0.5:
             project.kill_everything()
         else:  # the last manager finds running tasks, some of which are doomed, some frozen
+            faults.thaw_what_cannot_resume(scene)
             if project.manager_runs():
                 faults.kill_manager(scene)
         code = self._last_start(scene)

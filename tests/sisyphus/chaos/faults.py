@@ -116,6 +116,13 @@ def freeze_worker(scene: Scene) -> bool:
     return True
 
 
+def thaw_what_cannot_resume(scene: Scene) -> None:
+    """As a person would who reads that such a task hangs: the manager leaves it alone."""
+    for running in scene.project.running():
+        if running.pid in scene.frozen and "Once" in running.key:
+            _send(running.pid, signal.SIGCONT)
+
+
 def freeze_manager(scene: Scene) -> bool:
     """While it is frozen, a second one must not take over."""
     manager = scene.project.manager
