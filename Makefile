@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint types unit format benchmark chaos clean
+.PHONY: quickstart test lint types unit test-slurm format benchmark chaos clean
 
 quickstart: .venv/.installed
 	$(BIN)/sis --config config/quickstart.py manager -r < /dev/null  # nothing is asked
@@ -22,6 +22,11 @@ types: .venv/.installed-dev
 
 unit: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n 2
+
+# Needs root, and what tests/sisyphus/cluster/install-slurm installs; about three minutes.
+test-slurm: .venv/.installed-dev
+	tests/sisyphus/cluster/install-slurm
+	REQUIRE_SLURM=1 $(BIN)/python -m pytest -q --outages tests/sisyphus/cluster
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,15 +1,26 @@
-"""The Grid Engine's name, for settings files written for upstream."""
+"""The Grid Engine's engine, under the name and with the arguments that settings files of upstream use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sisyphus.engines._absent import AbsentEngine
+from sisyphus.engines.cluster.commands import Commands
+from sisyphus.engines.cluster.engine import ClusterEngine
+from sisyphus.engines.cluster.grid_engine import GridEngine
 
 
-class SonOfGridEngine(AbsentEngine):
-    """Son of Grid Engine, with upstream's arguments; not part of this version."""
+class SonOfGridEngine(ClusterEngine):
+    """Son of Grid Engine. Not tested on a real cluster.
+
+    Args:
+        default_rqmt: for what tasks do not ask: cpu, gpu, mem (GB), time (hours).
+        gateway: host on which its commands are run through ssh; None: this machine.
+        auto_clean_eqw: let submissions go again whose start failed on a node.
+        ignore_jobs: ids of its jobs that are not looked at.
+        pe_name: parallel environment of tasks on several nodes.
+        poll_interval: seconds between two looks at the queue; ends that a task can tell are seen at once.
+    """
 
     def __init__(
         self,
@@ -18,6 +29,9 @@ class SonOfGridEngine(AbsentEngine):
         auto_clean_eqw: bool = True,
         ignore_jobs: Sequence[str] | None = None,
         pe_name: str = "mpi",
+        poll_interval: float = 10.0,
     ) -> None:
-        super().__init__()
-        self.default_rqmt = default_rqmt
+        scheduler = GridEngine(Commands(gateway), parallel_environment=pe_name, clears_errors=auto_clean_eqw)
+        super().__init__(
+            scheduler, default_rqmt, interval_s=poll_interval, ignore_jobs=tuple(ignore_jobs or ())
+        )

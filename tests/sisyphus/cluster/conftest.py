@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from . import slurm_cluster
-from .slurm_cluster import SlurmCluster
+from .slurm_cluster import SlurmCluster, wait_for
 
 SETTINGS = """
     from sisyphus.engine import EngineSelector
@@ -175,4 +175,8 @@ def project(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Project]:
         if manager.poll() is None:
             manager.kill()
             manager.communicate()
+    for name in cluster.nodes:
+        if cluster.processes[name].poll() is not None:
+            cluster.start_daemon(name)
     cluster.run("scancel", "--user=root")
+    wait_for(lambda: not cluster.run("squeue", "-h"), "the end of all jobs", 60)

@@ -1,4 +1,4 @@
-"""A real, small Slurm on this machine's loopback: a controller and nodes that pretend to have more than there is.
+"""A real, small Slurm on the loopback: a controller, and nodes that pretend to have more than there is.
 
 Needs root and the packages that ``install-slurm`` beside this file installs. Everything lies in one folder;
 only processes that were started here are ended.
@@ -14,7 +14,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 NUM_NODES, CPUS, MEMORY_MB, GPUS = 2, 8, 16000, 2
@@ -51,7 +54,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float) -> None
 
 
 class SlurmCluster:
-    """Daemons by name: ``munged``, ``slurmctld``, ``node1``, ``node2``."""
+    """Daemons by name: ``munged``, ``slurmctld``, and the names of the nodes."""
 
     def __init__(self, folder: Path) -> None:
         """Write the configuration into a folder; its path must be short, without blanks."""
@@ -73,7 +76,7 @@ class SlurmCluster:
 
     def _configure(self) -> None:
         host = socket.gethostname().partition(".")[0]
-        controller, *nodes = _free_ports(1 + NUM_NODES)
+        controller, *ports = _free_ports(1 + NUM_NODES)
         devices = [self.folder / "dev" / f"gpu{number}" for number in range(GPUS)]
         for number, device in enumerate(devices):  # a major number for local use: nothing can open them
             os.mknod(device, 0o600 | 0o020000, os.makedev(240, number))
@@ -123,15 +126,15 @@ class SlurmCluster:
         if not self.has_memory_limits:
             lines["JobAcctGatherParams"] = "OverMemoryKill"
         text = "".join(f"{key}={value}\n" for key, value in lines.items())
-        for number, port in enumerate(nodes, start=1):
+        for node, port in zip(self.nodes, ports, strict=True):
             text += (
-                f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
+                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
                 f"RealMemory={MEMORY_MB} Gres=gpu:fake:{GPUS} State=UNKNOWN\n"
             )
         text += "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n"
         (here / "etc" / "slurm.conf").write_text(text)
         (here / "etc" / "gres.conf").write_text(
-            f"NodeName=node[1-{NUM_NODES}] Name=gpu Type=fake File={here}/dev/gpu[0-{GPUS - 1}]\n"
+            f"NodeName={','.join(self.nodes)} Name=gpu Type=fake File={here}/dev/gpu[0-{GPUS - 1}]\n"
         )
         (here / "etc" / "cgroup.conf").write_text(
             "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nCgroupAutomount=no\n"
@@ -146,13 +149,15 @@ class SlurmCluster:
         for name in ("munged", "slurmctld", *self.nodes):
             self.start_daemon(name)
         wait_for(
-            lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * NUM_NODES, "idle nodes", 60
+            lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * NUM_NODES,
+            "idle nodes",
+            60,
         )
 
     @property
     def nodes(self) -> list[str]:
-        """Names of the nodes."""
-        return [f"node{number}" for number in range(1, NUM_NODES + 1)]
+        """Names of the nodes; no others on this machine, as the kernel's control groups are named by them."""
+        return [f"node{number}x{os.getpid()}" for number in range(1, NUM_NODES + 1)]
 
     def start_daemon(self, name: str) -> None:
         """Start one daemon, in a session of its own."""
@@ -160,12 +165,17 @@ class SlurmCluster:
         socket_path = here / "run" / "munge.sock"
         commands: Mapping[str, list[str]] = {
             "munged": [
-                "munged", "--foreground", "--force", f"--socket={socket_path}", f"--key-file={here}/etc/munge.key",
-                f"--log-file={here}/log/munged.log", f"--pid-file={here}/run/munged.pid",
+                "munged",
+                "--foreground",
+                "--force",
+                f"--socket={socket_path}",
+                f"--key-file={here}/etc/munge.key",
+                f"--log-file={here}/log/munged.log",
+                f"--pid-file={here}/run/munged.pid",
                 f"--seed-file={here}/run/munged.seed",
             ],
             "slurmctld": ["slurmctld", "-D"],
-        }  # fmt: skip
+        }
         command = commands.get(name, ["slurmd", "-D", "-N", name])
         with (here / "log" / f"{name}.out").open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -192,21 +202,22 @@ class SlurmCluster:
 
     def crash(self, node: str) -> None:
         """A node dies, with all that runs on it, at once."""
-        mark = f"[{node}]".encode()
         self.signal(node, signal.SIGSTOP)  # it must not report the ends of what dies with it
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdecimal():
-                continue
-            try:
-                command = (entry / "cmdline").read_bytes()
-                environment = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            of_node = f"SLURMD_NODENAME={node}".encode() in environment
-            is_ours = f"SLURM_CONF={self.folder}/etc/slurm.conf".encode() in environment
-            if (is_ours and of_node) or (b"slurmstepd" in command and mark in command):
-                os.kill(int(entry.name), signal.SIGKILL)
+        steps = [process for process in psutil.process_iter() if self._is_step_of(node, process)]
+        victims = [*steps, *(child for step in steps for child in step.children(recursive=True))]
+        for victim in victims:  # the steps first: they would report, too
+            victim.kill()
         self.kill(node)
+
+    def _is_step_of(self, node: str, process: psutil.Process) -> bool:
+        """Whether a process is Slurm's own, beside a task on a node: it writes to the node's log."""
+        try:
+            return process.name() == "slurmstepd" and any(
+                link.readlink() == self.folder / "log" / f"slurmd-{node}.log"
+                for link in Path(f"/proc/{process.pid}/fd").iterdir()
+            )
+        except (psutil.NoSuchProcess, FileNotFoundError):
+            return False
 
     def run(self, *argv: str) -> str:
         """Run one of Slurm's programs; its output, also if it fails."""
@@ -227,19 +238,18 @@ class SlurmCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self.has_memory_limits:
-            _remove_cgroups()
+        for node in self.nodes if self.has_memory_limits else ():
+            _remove_cgroups(node)
         for device in (self.folder / "dev").iterdir():
             device.unlink()
 
 
-def _remove_cgroups() -> None:
-    """Folders that Slurm leaves in the kernel's tree; those in use are not removed."""
+def _remove_cgroups(node: str) -> None:
+    """Folders that a node leaves in the kernel's tree; those in use are not removed."""
     for controller in ("memory", "freezer", "cpuset", "cpuacct"):
-        root = Path("/sys/fs/cgroup") / controller / "slurm"
-        for folder in sorted(root.rglob("*"), reverse=True) if root.is_dir() else ():
-            if folder.is_dir():
-                try:
-                    folder.rmdir()
-                except OSError:
-                    continue
+        root = Path("/sys/fs/cgroup") / controller / f"slurm_{node}"
+        if root.is_dir():
+            for folder in (*sorted(root.rglob("*"), reverse=True), root):
+                if folder.is_dir():
+                    with suppress(OSError):
+                        folder.rmdir()

@@ -42,8 +42,6 @@ DEFERRED_S = 60.0
 """After the scheduler took no more, it is not asked again for so long."""
 LOST_S = 10.0
 """So long after a submission whose reply was lost, what was submitted must be in the queue."""
-FILES_LATE_S = 10.0
-"""So late after its end the files of a task may be seen here."""
 _MOST_STILLBORN = 2
 """Submissions of a task id that ended before the worker began."""
 
@@ -92,6 +90,8 @@ class ClusterEngine(EngineBase):
         self._ended_before: set[tuple[str, int]] = set()
         """Before this manager began, by job id and task id."""
         self._held: dict[Key, str] = {}
+        self._stillborn: dict[Key, set[str]] = {}
+        """Job ids of submissions that ended before their worker began."""
         self._own_task_id = 1
 
     # --- the manager's side ---
@@ -220,7 +220,7 @@ class ClusterEngine(EngineBase):
             return self._state_after(end, task, key)
         if not self._watch.is_reliable or picture.taken_at < submitted_at:
             return gs.STATE_RUNNING if task.started(task_id) else gs.STATE_QUEUE
-        return gs.STATE_UNKNOWN
+        return self._state_of_stillborn(task, key, job_id, "it is gone from the queue")
 
     def look(self, task: Task, task_id: int) -> str:
         """As ``task_state``; the queue is asked once if nobody has looked at it yet."""
@@ -232,20 +232,31 @@ class ClusterEngine(EngineBase):
         """The state of a task id that ended without a marker."""
         element = entry.job_id, entry.task_id
         seen_at = self._ended_at.setdefault(element, time.monotonic())
-        if time.monotonic() - seen_at < FILES_LATE_S:  # its marker or its log may still come
+        if time.monotonic() - seen_at < gs.WAIT_PERIOD_JOB_FS_SYNC:  # its marker or log may still come
             return gs.STATE_RUNNING
         if entry.end == End.CANCELLED and element not in self._cancelled | self._ended_before:
             self._hold(key, f"cancelled by somebody else: {entry.said}. sis retry runs it again")
             return gs.STATE_QUEUE_ERROR
-        if not task.started(key[1]) and entry.end not in (End.NODE_LOST, End.PREEMPTED, End.CANCELLED):
-            num_tries = len(self.get_submit_history(task).get(key[1], ()))
-            if num_tries >= _MOST_STILLBORN:
-                log_dir = os.path.join(gs.BASE_DIR, task.path(gs.JOB_LOG_ENGINE))
-                log = self._scheduler.log_of(log_dir, entry.name, *element)
-                words = "\n".join(last_lines(log, 20))
-                self._hold(key, f"ended before it began, {num_tries} times: {entry.said}\n{words}")
-                return gs.STATE_QUEUE_ERROR
-        return gs.STATE_UNKNOWN
+        if entry.end in (End.NODE_LOST, End.PREEMPTED, End.CANCELLED):
+            return gs.STATE_UNKNOWN
+        log_dir = os.path.join(gs.BASE_DIR, task.path(gs.JOB_LOG_ENGINE))
+        return self._state_of_stillborn(
+            task, key, entry.job_id, entry.said, self._scheduler.log_of(log_dir, entry.name, *element)
+        )
+
+    def _state_of_stillborn(
+        self, task: Task, key: Key, job_id: str, said: str, log: str | None = None
+    ) -> str:
+        """Hold a task id if its worker never began, again and again; else only its files can tell."""
+        if task.started(key[1]):
+            return gs.STATE_UNKNOWN
+        jobs = self._stillborn.setdefault(key, set())
+        jobs.add(job_id)
+        if len(jobs) < _MOST_STILLBORN:
+            return gs.STATE_UNKNOWN
+        words = "\n".join(last_lines(log, 20)) if log is not None else ""
+        self._hold(key, f"ended before it began, {len(jobs)} times: {said}\n{words}".rstrip())
+        return gs.STATE_QUEUE_ERROR
 
     def _hold(self, key: Key, reason: str) -> None:
         self._held[key] = reason

@@ -168,3 +168,9 @@ def argument_list(rqmt: Mapping[str, object], key: str) -> list[str]:
     """Further arguments that a task asks for: a list, or text that is split at blanks."""
     value = rqmt.get(key, ())
     return value.split() if isinstance(value, str) else [str(each) for each in value]  # type: ignore[attr-defined]
+
+
+def in_runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last of each run of numbers without a gap."""
+    parts = [part.partition("-") for part in ranges(numbers).split(",") if part]
+    return [(int(first), int(last or first)) for first, _, last in parts]
