@@ -175,7 +175,9 @@ def servers(project, monkeypatch):
                 self.out = self.output_var("out")
 
             def run(self):
-                while not File("../../../../go").exists():
+                for _ in range(6000):
+                    if File("../../../../go").exists():
+                        break
                     time.sleep(0.01)
                 self.out.set(os.getpid())
         """,
@@ -187,6 +189,7 @@ def servers(project, monkeypatch):
     made = ForkServers()
     yield made
     made.close()
+    project.write("go", "")
 
 
 def start(servers, project, wait_for, environment=None):
