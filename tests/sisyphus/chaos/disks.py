@@ -50,8 +50,9 @@ def freeze_folder(folder: Path) -> bool:
     return _succeeds("chattr", "+i", str(folder))
 
 
-def thaw_folder(folder: Path) -> None:
-    _succeeds("chattr", "-i", str(folder))
+def thaw_folders(top: Path) -> None:
+    """Take that back, for a folder and all below it."""
+    _succeeds("chattr", "-R", "-i", str(top))
 
 
 def can_mount() -> bool:
@@ -72,5 +73,5 @@ def can_freeze_folders(place: Path) -> bool:
     try:
         return freeze_folder(folder)
     finally:
-        thaw_folder(folder)
+        thaw_folders(folder)
         folder.rmdir()

@@ -217,7 +217,7 @@ def read_only_folder(scene: Scene) -> bool:
     if not disks.freeze_folder(victim):
         return False
     time.sleep(scene.random.uniform(0.1, 0.4))
-    disks.thaw_folder(victim)
+    disks.thaw_folders(scene.project.path / "work/jobs")  # all: it may have been moved aside meanwhile
     return True
 
 
