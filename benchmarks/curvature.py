@@ -15,8 +15,8 @@ vmap        ``torch.func``: ``vmap`` of ``grad`` over a few examples, squares su
             has no rule for the fused one)
 ours        each of --statistics, at the batch size of plain
 
-dtypes: fp32; bf16: weights and activations in bfloat16 (sums in float32), which is how checkpoints come today;
-autocast casts all weights in every pass and would be an easier limit.
+dtypes: fp32; bf16: weights and activations in bfloat16 (sums in float32), as checkpoints come today;
+autocast, which casts all weights in every pass, is another thing.
 
 On a machine that others use, too, ``--clock processor`` with OMP_NUM_THREADS=1 counts the processor's time of
 this process only (threads that wait for each other would count).
