@@ -1,14 +1,17 @@
-"""Objects as HTML. Published recipes import :func:`object_to_html` from here, web server or not."""
+"""Upstream's names for the page. Published recipes import :func:`object_to_html`, web server or not."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from sisyphus.errors import SisyphusError
+from sisyphus import global_settings as gs
 from sisyphus.job import Job
 from sisyphus.job_path import AbstractPath
+
+_ENDS_WITHIN_S = 10.0
 
 
 def object_to_html(obj: Any) -> str:
@@ -40,21 +43,70 @@ def object_to_html(obj: Any) -> str:
     return html.escape(str(obj))
 
 
-def show_jobs_in_webserver(port: int, jobs: Iterable[object]) -> NoReturn:
-    """Refuse, and say what to do instead.
+def show_jobs_in_webserver(port: int, jobs: Iterable[object]) -> None:
+    """Show jobs, and all that they are made from, on a page of this machine, until Ctrl-C.
 
     Args:
-        port: where the page would be served.
-        jobs: what it would show.
+        port: where; 0: any free one.
+        jobs: jobs, or folders of jobs as texts.
 
     Raises:
-        SisyphusError: always; there is no web page yet.
+        JobDirError: a text is no folder of a job.
+        SisyphusError: the packages of the extra ``web`` are missing, or the port is taken.
     """
-    names = ", ".join(str(job) for job in jobs) or "nothing"
-    raise SisyphusError(
-        f"cannot show {names} on port {port}: the web page is not part of this version. "
-        "Use tk.job_info(job), tk.print_graph(job), or `sis console --load JOBDIR`."
-    )
+    from sisyphus.web.installed import check_installed
+
+    check_installed()
+    from sisyphus.engines import cached_engine
+    from sisyphus.graph import SISGraph
+    from sisyphus.job_dir import read_save
+    from sisyphus.outputs.targets import OutputTarget
+    from sisyphus.view.watch import Watch
+    from sisyphus.web.app import Page
+    from sisyphus.web.server import Address, serve
+
+    graph = SISGraph()
+    for job in jobs:
+        loaded = job if isinstance(job, Job) else read_save(str(job))
+        graph.add_target(OutputTarget(loaded._sis_id(), sorted(loaded._sis_outputs.values())))
+    serve(Page(graph, Watch(graph, cached_engine()).look), Address(port=port))
+
+
+@contextmanager
+def beside_manager(port: int | None, configs: Sequence[str]) -> Iterator[None]:
+    """Serve the page of some configs as long as the manager works (``sis manager --http``).
+
+    It is a process of its own: what only looks takes no time from the manager, and cannot disturb it. It ends
+    with this one, however that ends.
+
+    Args:
+        port: where, on this machine; None: no page.
+        configs: arguments of the manager.
+
+    Raises:
+        SisyphusError: the packages of the extra ``web`` are missing.
+    """
+    if port is None:
+        yield
+        return
+    import shlex
+    import subprocess
+
+    from sisyphus.web.installed import check_installed
+
+    check_installed()
+    command = shlex.split(gs.SIS_COMMAND) if isinstance(gs.SIS_COMMAND, str) else list(gs.SIS_COMMAND)
+    call = [*command, "web", "--beside-manager", "--port", str(port), *configs]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, start_new_session=True) as server:
+        try:
+            yield
+        finally:
+            assert server.stdin is not None
+            server.stdin.close()  # that is what it waits for
+            try:
+                server.wait(_ENDS_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def _path_to_html(path: AbstractPath) -> str:

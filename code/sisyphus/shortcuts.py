@@ -76,7 +76,7 @@ def remove_job_and_descendants(args: argparse.Namespace) -> None:
 
 
 def show_jobs_in_webserver(args: argparse.Namespace) -> None:
-    """Say that there is no web page."""
+    """Show jobs on a web page until Ctrl-C."""
     from sisyphus import http_server
 
     http_server.show_jobs_in_webserver(args.port, args.jobs)

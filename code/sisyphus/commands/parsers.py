@@ -75,6 +75,23 @@ def _looking(add: Add) -> None:
     )
     _json(parser)
     _configs(parser)
+    parser = add("web", "web.run", "show graph, jobs, logs and outputs in a browser")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: this machine only")
+    parser.add_argument("--port", type=int, default=8675, metavar="N", help="default: 8675; 0: any free one")
+    parser.add_argument("--control", action="store_true", help="let jobs be held, released and tried again")
+    parser.add_argument("--token", action="store_true", help="ask for a token also on this machine")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        dest="names",
+        metavar="NAME",
+        help="another name by which browsers reach this machine",
+    )
+    parser.add_argument("--beside-manager", action="store_true", help=argparse.SUPPRESS)
+    _configs(parser)
+    parser = add("ui", "ui.run", "the same on a whole terminal, kept up to date")
+    _configs(parser)
     parser = add("graph", "graph.run", "show the graph as text, SVG, PNG or JSON")
     parser.add_argument("-f", "--format", choices=("text", "svg", "png", "json"), help="default: by the file")
     parser.add_argument("-o", "--output", metavar="FILE", help="file for a picture, e.g. graph.svg")

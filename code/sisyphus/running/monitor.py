@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
 from sisyphus.engines.base import EngineBase, Requirements
@@ -18,6 +19,9 @@ from sisyphus.records.gpu import GpuMeter, visible_devices
 from sisyphus.records.series import Series
 from sisyphus.records.task_record import KEY, closing_facts, times_so_far
 from sisyphus.running import usage
+
+if TYPE_CHECKING:
+    import psutil
 
 _GROWTH = 1.1
 """A resident memory so many times as large as last written is worth writing at once."""
@@ -47,6 +51,8 @@ class UsageMonitor:
         nothing = {"cpu": 0.0, "rss": 0.0, "vms": 0.0}
         self._closing: dict[str, Any] = {}
         self._series = Series()
+        self._cpu_seen = (self._began, self._began_cpu_s)
+        """When the cpu time was last looked at, and how much it was."""
         self._usage: dict[str, Any] = {
             "max": dict(nothing),
             "current": dict(nothing),
@@ -107,6 +113,7 @@ class UsageMonitor:
         try:
             process = psutil.Process()
             now = self._engine.get_job_used_resources(process)
+            now["cpu"] = self._cpu_percent(process)
             if self._gpu.is_there:
                 self._gpu.sample([process.pid, *(child.pid for child in process.children(recursive=True))])
         except (psutil.Error, OSError) as error:
@@ -115,6 +122,18 @@ class UsageMonitor:
         self._note(now)
         self._series.add(time.monotonic() - self._began, now["rss"], now["cpu"])
         return now
+
+    def _cpu_percent(self, process: psutil.Process) -> float:
+        """Since the last call, with children: psutil says it only of a process that it asked before."""
+        import psutil
+
+        total = _cpu_seconds()
+        for child in process.children(recursive=True):
+            with suppress(psutil.Error):  # it ended while we looked
+                times = child.cpu_times()
+                total += times.user + times.system
+        before, self._cpu_seen = self._cpu_seen, (time.monotonic(), total)
+        return max(0.0, 100 * (total - before[1]) / max(self._cpu_seen[0] - before[0], 1e-9))
 
     def _note(self, now: dict[str, float]) -> None:
         self._usage["current"] = now
