@@ -132,10 +132,10 @@ def _add_manager(commands: _Commands) -> None:
         help="the same for interrupted jobs that cannot resume",
     )
     parser.add_argument("-io", "--ignore_once", action="store_true", help="do not ask about jobs in error")
-    parser.add_argument("--http", type=int, metavar="PORT", help="web server")
+    parser.add_argument("--http", type=int, metavar="PORT", help="also show the page of `sis web`")
     parser.add_argument("--fs", "--filesystem", metavar="DIR", dest="filesystem", help="virtual file system")
     parser.add_argument("-i", "--interactive", action="store_true", help="ask before each submission")
-    parser.add_argument("--ui", action="store_true", help="text user interface")
+    parser.add_argument("--ui", action="store_true", help="text user interface on the whole terminal")
     parser.add_argument(
         "configs", nargs="*", metavar="CONFIG", help="e.g. config/table.py or config.table.main"
     )
@@ -212,25 +212,32 @@ def _add_shortcuts(commands: _Commands) -> None:
 
 
 def _manager(args: argparse.Namespace) -> int:
-    for flag, wanted in (("--http", args.http), ("--fs", args.filesystem), ("--ui", args.ui)):
-        if wanted:
-            logging.error(
-                "%s is not part of this version. Leave it out: on a terminal the manager shows what runs.",
-                flag,
-            )
+    if args.filesystem:
+        logging.error(
+            "--fs is not part of this version. Leave it out: on a terminal the manager shows what runs."
+        )
+        return EXIT_USAGE
+    if args.ui:
+        from sisyphus.terminal.ui import opening
+
+        if reason := opening.why_not():
+            logging.error("%s", reason)
             return EXIT_USAGE
+    from sisyphus.http_server import beside_manager
     from sisyphus.terminal import session
 
-    return session.run(
-        session.Options(
-            configs=configs(args),
-            run=args.run,
-            clear_errors_once=args.clear_errors_once,
-            clear_interrupts_once=args.clear_interrupts_once,
-            ignore_once=args.ignore_once,
-            interactive=args.interactive,
+    with beside_manager(args.http, configs(args)):
+        return session.run(
+            session.Options(
+                configs=configs(args),
+                run=args.run,
+                clear_errors_once=args.clear_errors_once,
+                clear_interrupts_once=args.clear_interrupts_once,
+                ignore_once=args.ignore_once,
+                interactive=args.interactive,
+                ui=args.ui,
+            )
         )
-    )
 
 
 def _console(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -136,6 +137,9 @@ class Manager(threading.Thread):
         self._hang_watch = HangWatch(engine)
         self._wake = threading.Event()
         self._stopping = False
+        self._wishes: deque[Callable[[], object]] = deque()
+        self.paused = False
+        """While it is set nothing new is submitted; change it by :meth:`do_soon`."""
         engine.connect(self._wake.set)
 
     @property
@@ -220,6 +224,11 @@ class Manager(threading.Thread):
         self._stopping = True
         self._wake.set()
 
+    def do_soon(self, wish: Callable[[], object]) -> None:
+        """Have the loop call something between two passes, then look at everything; from any thread."""
+        self._wishes.append(wish)
+        self._wake.set()
+
     def run(self) -> None:
         """Work until all targets are done, nothing can run any more, or :meth:`stop` is called.
 
@@ -256,6 +265,10 @@ class Manager(threading.Thread):
         """Act on what happened since the last pass; True if there seems to be nothing left to wait for."""
         finished_results_cache.write_to_file()
         self._continue_configs()
+        if self._wishes:
+            while self._wishes:
+                self._wishes.popleft()()
+            return self._look_at_all()
         names = self.engine.take_changes()
         if (
             not names <= self._job_of.keys()
@@ -349,7 +362,10 @@ class Manager(threading.Thread):
         if not self.graph.has_active_targets or self.engine.poll_interval_s is None:
             return True
         logging.info("There is nothing I can do, good bye! One last look in %s s.", gs.WAIT_PERIOD_CACHE)
-        time.sleep(gs.WAIT_PERIOD_CACHE)
+        deadline = time.monotonic() + gs.WAIT_PERIOD_CACHE
+        while not (self._stopping or self._wishes) and (left := deadline - time.monotonic()) > 0:
+            self._wake.clear()
+            self._wake.wait(left)
         return self._look_at_all()
 
     def summarize(self, seconds: float = 0.0) -> Summary:
@@ -396,6 +412,8 @@ class Manager(threading.Thread):
 
     def _submit_all(self) -> None:
         """Set up and submit what can run, as much as a short time allows; the rest in the next pass."""
+        if self.paused:
+            return
         ready = {
             job
             for state in (gs.STATE_INTERRUPTED_RESUMABLE, gs.STATE_RUNNABLE)
@@ -459,6 +477,11 @@ class Manager(threading.Thread):
     def _refuse(self, job: Job, reason: str) -> None:
         logging.error("%s: %s", job, reason)
         self._impose(job, gs.STATE_QUEUE_ERROR)
+
+    def try_again(self, job: Job) -> None:
+        """Forget that a job was refused; to be called by :meth:`do_soon`."""
+        self.live.imposed.pop(job, None)
+        self._set_up.discard(job)  # its folder may have been moved aside
 
     def _impose(self, job: Job, state: str) -> None:
         self.live.imposed[job] = state

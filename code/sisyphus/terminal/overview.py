@@ -52,7 +52,8 @@ FAILED = (
 
 _ONLY_VERBOSE = (gs.STATE_INPUT_PATH, gs.STATE_FINISHED, gs.STATE_WAITING)
 _WARNINGS = (gs.STATE_INTERRUPTED_RESUMABLE, gs.STATE_UNKNOWN)
-_TAIL_BYTES = 1 << 16
+TAIL_BYTES = 1 << 16
+"""Of a log that are worth reading to show its end."""
 _LONGEST_LINE = 500
 """Letters of a log line that are worth showing; the end of a traceback is what counts, and it is short."""
 
@@ -61,7 +62,9 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 HOW_TO_RETRY = {
     gs.STATE_ERROR: "repaired? sis retry JOB, or start the manager with -co, which runs all of them anew",
-    gs.STATE_INTERRUPTED_NOT_RESUMABLE: "sis retry JOB, or start the manager with -cio, which runs all of them anew",
+    gs.STATE_INTERRUPTED_NOT_RESUMABLE: (
+        "sis retry JOB, or start the manager with -cio, which runs all of them anew"
+    ),
     gs.STATE_RETRY_ERROR: "repaired? sis retry JOB, and start the manager again",
     gs.STATE_QUEUE_ERROR: "ask for less, or let the engine give more; then start the manager again",
 }
@@ -224,16 +227,22 @@ def last_lines(path: str, number: int) -> list[str]:
     try:
         with Path(path).open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            content = file.read()
     except OSError:
         return []
+    return showable_lines(content, number)
+
+
+def showable_lines(content: bytes, number: int) -> list[str]:
+    """The last lines of what a task printed, without what would disturb a terminal."""
+    text = content.decode(errors="replace")
     lines = text.removesuffix("\n").split("\n") if text and number > 0 else []
-    return [_showable(line) for line in lines[-number:]]
+    return [showable(line) for line in lines[-number:]]
 
 
-def _showable(line: str) -> str:
-    """A line of a log without what would disturb a terminal; of a progress bar, its last state."""
+def showable(line: str) -> str:
+    """Return a line of a log without what would disturb a terminal; of a progress bar, its last state."""
     text = _CONTROL.sub(" ", line.rstrip().rpartition("\r")[2]).rstrip()
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."
 

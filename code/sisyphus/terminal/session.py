@@ -44,6 +44,8 @@ class Options:
     clear_interrupts_once: bool = False
     ignore_once: bool = False
     interactive: bool = False
+    ui: bool = False
+    """The text user interface instead of questions; without ``run`` the manager begins paused."""
     ask: bool = True
     """False: nothing is asked, not even when all is computed."""
 
@@ -65,7 +67,9 @@ def run(options: Options, choose: Callable[[], None] | None = None) -> int:
     """
     if options.clear_errors_once and options.ignore_once:
         raise OptionError("-co clears jobs in error, -io ignores them: give one of the two.")
-    if options.run and not _work_directory():
+    if options.ui and options.interactive:
+        raise OptionError("-i asks questions where --ui draws: give one of the two.")
+    if (options.run or options.ui) and not _work_directory():
         return 1
     finished_results_cache.read_from_file()
     _load(options.configs)
@@ -126,6 +130,8 @@ class _Session:
         graph.set_job_targets()
         self.manager.update_states()
         logging.info("Finished updating job states")
+        if self.options.ui:
+            return self._work_in_ui()
         if self._all_finished():
             return self._leave_finished()
         self._print_overview()
@@ -137,6 +143,21 @@ class _Session:
             self.manager.display = make_display()
         self.manager.run()
         return self._finish()
+
+    def _work_in_ui(self) -> int:
+        from sisyphus.terminal.ui import opening
+        from sisyphus.terminal.ui.backend import ManagerBackend
+
+        self.manager.own()
+        for state, wanted in self._wishes():
+            if wanted:
+                self.manager.clear(state)
+        opening.show(lambda: ManagerBackend(self.manager, paused=not self.options.run), log_file=True)
+        code = self._finish()
+        running = len(self.manager.states.get(gs.STATE_RUNNING, ()))
+        if running:
+            logging.warning("%d running jobs go on; start the manager again to go on with the rest", running)
+        return code
 
     def _all_finished(self) -> bool:
         unfinished = overview.counts(overview.unfinished(self.manager.states))
@@ -163,15 +184,18 @@ class _Session:
         return summary.exit_code
 
     def _clear_failed(self) -> None:
-        wishes = (
-            (gs.STATE_ERROR, self.options.clear_errors_once),
-            (gs.STATE_INTERRUPTED_NOT_RESUMABLE, self.options.clear_interrupts_once),
-        )
-        for state, wanted in wishes:
+        for state, wanted in self._wishes():
             if not self.manager.states.get(state):
                 continue
             if wanted or (not self.options.ignore_once and confirm(f"Clear jobs in {state} state?")):
                 self.manager.clear(state)
+
+    def _wishes(self) -> tuple[tuple[str, bool], ...]:
+        """States of failed jobs, and whether those shall be cleared."""
+        return (
+            (gs.STATE_ERROR, self.options.clear_errors_once),
+            (gs.STATE_INTERRUPTED_NOT_RESUMABLE, self.options.clear_interrupts_once),
+        )
 
     def _start_wanted(self) -> bool:
         """Ask until the answer is to start or to leave."""

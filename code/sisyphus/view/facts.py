@@ -38,6 +38,10 @@ _HAVE_TASKS = frozenset(State) - {State.FINISHED, State.WAITING, State.INPUT_PAT
 """States in which it is worth a look which task it is."""
 
 
+BLOCK_SEPARATOR = " / "
+"""Between the names of blocks that lie in each other."""
+
+
 @dataclass(frozen=True)
 class TaskFacts:
     """One task of an unfinished job."""
@@ -186,7 +190,7 @@ def job_facts(job: Job, state: State, engine: EngineBase | None, usage_of_finish
         info=overview.info_text(job) if running else "",
         broken=job._sis_broken or "",
         tasks=_tasks(job, engine) if state in _HAVE_TASKS else [],
-        usage=_usage(job, state) if usage_of_finished or state is not State.FINISHED else None,
+        usage=usage_of(job, state) if usage_of_finished or state is not State.FINISHED else None,
     )
 
 
@@ -195,7 +199,7 @@ def _full_name(block: Block) -> str:
     while block.parents:
         block = min(block.parents, key=lambda parent: str(parent.name))
         names.append(str(block.name))
-    return " / ".join(reversed(names))
+    return BLOCK_SEPARATOR.join(reversed(names))
 
 
 def _tasks(job: Job, engine: EngineBase | None) -> list[TaskFacts]:
@@ -210,7 +214,8 @@ def _tasks(job: Job, engine: EngineBase | None) -> list[TaskFacts]:
     return facts
 
 
-def _usage(job: Job, state: State) -> UsageFacts | None:
+def usage_of(job: Job, state: State) -> UsageFacts | None:
+    """Return what a job used so far, also of one that is finished; None if it was not started."""
     records = job_record.read_records(job._sis_dir)
     if not records:
         return None
