@@ -9,7 +9,7 @@ from typing import Any
 
 from sisyphus import global_settings as gs
 from sisyphus.job import Job
-from sisyphus.job_path import AbstractPath
+from sisyphus.job_path import AbstractPath, Path
 
 _ENDS_WITHIN_S = 10.0
 
@@ -44,11 +44,11 @@ def object_to_html(obj: Any) -> str:
 
 
 def show_jobs_in_webserver(port: int, jobs: Iterable[object]) -> None:
-    """Show jobs, and all that they are made from, on a page of this machine, until Ctrl-C.
+    """Show jobs on a page of this machine, until Ctrl-C.
 
     Args:
         port: where; 0: any free one.
-        jobs: jobs, or folders of jobs as texts.
+        jobs: jobs, shown with all that they are made from; or folders of jobs, as texts.
 
     Raises:
         JobDirError: a text is no folder of a job.
@@ -67,8 +67,9 @@ def show_jobs_in_webserver(port: int, jobs: Iterable[object]) -> None:
 
     graph = SISGraph()
     for job in jobs:
-        loaded = job if isinstance(job, Job) else read_save(str(job))
-        graph.add_target(OutputTarget(loaded._sis_id(), sorted(loaded._sis_outputs.values())))
+        shown = job if isinstance(job, Job) else read_save(str(job))
+        # as a whole: a job that was loaded has forgotten that its outputs are its own
+        graph.add_target(OutputTarget(shown._sis_id(), Path(".", creator=shown)))
     serve(Page(graph, Watch(graph, cached_engine()).look), Address(port=port))
 
 

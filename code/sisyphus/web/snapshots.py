@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -75,6 +76,7 @@ class Watcher:
         self._asked_at = time.monotonic()
         self._news = asyncio.Event()
         self._asked = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def touch(self) -> Snapshot:
         """Return what was seen last, and go on looking for a while. Not from other threads."""
@@ -83,7 +85,8 @@ class Watcher:
         return self.snapshot
 
     def look_soon(self) -> None:
-        """Look at once: something was done."""
+        """Look at once: something was done. Not from other threads."""
+        self._hurry.set()
         self._asked_at = time.monotonic()
         self._asked.set()
 
@@ -99,7 +102,10 @@ class Watcher:
                 self._news = asyncio.Event()
             else:
                 self.snapshot.facts = facts
-            await asyncio.sleep(max(SHORTEST_PERIOD_S, seconds / _SHARE_OF_TIME - seconds))
+            with contextlib.suppress(TimeoutError):
+                period_s = max(SHORTEST_PERIOD_S, seconds / _SHARE_OF_TIME - seconds)
+                await asyncio.wait_for(self._hurry.wait(), period_s)
+            self._hurry.clear()
             while not self.num_listeners and time.monotonic() - self._asked_at > _UNWATCHED_AFTER_S:
                 self._asked.clear()
                 await self._asked.wait()

@@ -7,6 +7,7 @@ const opened = new Set();
 let group = null;
 let drawn = null;
 let drawnAs = "";
+let revision = 0;
 
 export function start() {
   $("group").addEventListener("change", () => {
@@ -56,17 +57,18 @@ const statesText = (box) => Object.entries(box.states).map(([state, number]) => 
 // Plotly reads some HTML in texts: it must not find any in ours.
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
-// The end of a name tells more than its beginning, which many have in common.
-function fitting(text, width) {
+// Of a class the beginning counts; of a name the end, because many have their beginning in common.
+function fitting(text, width, isName) {
   const most = Math.floor(width / LETTER);
-  return text.length <= most ? text : `…${text.slice(1 - most)}`;
+  if (text.length <= most) return text;
+  return isName ? `…${text.slice(1 - most)}` : `${text.slice(0, most - 1)}…`;
 }
 
 // Labels as long as there is room between two boxes of a row at the present zoom.
 function labels(boxes, range) {
   const width = ($("drawing").clientWidth / Math.max(0.5, range[1] - range[0])) - 6;
   if (width < 5 * LETTER) return boxes.map(() => "");
-  return boxes.map((box) => box.label.map((line) => plain(fitting(line, width))).join("<br>"));
+  return boxes.map((box) => box.label.map((line, index) => plain(fitting(line, width, index > 0))).join("<br>"));
 }
 
 function draw({ boxes, lines }) {
@@ -81,21 +83,22 @@ function draw({ boxes, lines }) {
   const { chosen } = place();
   const kind = `${group} ${[...opened]} ${boxes.length}`;
   const fresh = kind !== drawnAs || !drawn;
-  const xrange = fresh ? [-0.7, widest + 0.7] : $("drawing").layout.xaxis.range;
-  const yrange = fresh ? [deepest + 0.6, -0.4] : $("drawing").layout.yaxis.range;
+  const whole = [-0.7, widest + 0.7];
+  if (fresh) revision += 1;
   const edges = { x, y, mode: "lines", type: "scatter", line: { color: "#d3d8e0", width: 1 }, hoverinfo: "skip" };
   const nodes = {
     x: boxes.map((box) => box.x),
     y: boxes.map((box) => box.y),
     type: "scatter",
     mode: "markers+text",
-    text: labels(boxes, xrange),
+    text: labels(boxes, fresh ? whole : $("drawing").layout.xaxis.range),
     textposition: "bottom center",
     textfont: { size: 10 },
     hovertext: boxes.map((box) => [...box.label, statesText(box)].map(plain).join("<br>")),
     hoverinfo: "text",
     cliponaxis: false,
     marker: {
+      opacity: 1,
       color: boxes.map((box) => shared.overview.colours[worst(box.states)]),
       symbol: boxes.map((box) => (box.job ? "circle" : "square")),
       size: boxes.map((box) => (box.job ? 16 : Math.min(40, 18 + 2 * Math.log2(size(box))))),
@@ -107,8 +110,9 @@ function draw({ boxes, lines }) {
   };
   const axis = { visible: false, zeroline: false };
   const layout = {
-    xaxis: { ...axis, range: [...xrange] },
-    yaxis: { ...axis, range: [...yrange] },
+    xaxis: { ...axis, range: whole },
+    yaxis: { ...axis, range: [deepest + 0.6, -0.4] },
+    uirevision: revision, // while it stays, Plotly keeps what a person zoomed and moved
     margin: { l: 4, r: 4, t: 4, b: 4 },
     showlegend: false,
     dragmode: "pan",

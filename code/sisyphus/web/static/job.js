@@ -74,7 +74,7 @@ function showFacts(job) {
     ["needed for", job.needed_for.join(", ")],
     ["tasks", lines(job.tasks.map(task))],
     ["used", used ? `${duration(used.wall_s)}, cpu ${duration(used.cpu_s)}, at most ${gigabytes(used.peak_memory_gb)}, on ${used.hosts.join(", ")}` : ""],
-    ["inputs of", lines(job.inputs.map(link))],
+    ["made from", lines(job.inputs.map(link))],
     ["other inputs", lines(job.outside_inputs)],
     ["used by", lines(job.users.map(link))],
     ["outputs", lines(job.outputs)],
