@@ -363,8 +363,10 @@ class Manager(threading.Thread):
             return True
         logging.info("There is nothing I can do, good bye! One last look in %s s.", gs.WAIT_PERIOD_CACHE)
         deadline = time.monotonic() + gs.WAIT_PERIOD_CACHE
-        while not (self._stopping or self._wishes) and (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0:
             self._wake.clear()
+            if self._stopping or self._wishes:
+                break
             self._wake.wait(left)
         return self._look_at_all()
 
