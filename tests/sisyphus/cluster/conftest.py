@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from . import slurm_cluster
-from .slurm_cluster import SlurmCluster, wait_for
+from .slurm_cluster import SlurmCluster
 
 SETTINGS = """
     from sisyphus.engine import EngineSelector
@@ -172,11 +172,11 @@ def project(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Project]:
     yield made
     made.go()
     for manager in made.managers:
-        if manager.poll() is None:
-            manager.kill()
+        manager.kill()
+        if manager.stdout is not None and not manager.stdout.closed:
             manager.communicate()
     for name in cluster.nodes:
         if cluster.processes[name].poll() is not None:
             cluster.start_daemon(name)
     cluster.run("scancel", "--user=root")
-    wait_for(lambda: not cluster.run("squeue", "-h"), "the end of all jobs", 60)
+    cluster.wait_until_idle()

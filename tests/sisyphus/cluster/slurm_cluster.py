@@ -148,11 +148,12 @@ class SlurmCluster:
         """Start everything, and wait until the nodes are idle."""
         for name in ("munged", "slurmctld", *self.nodes):
             self.start_daemon(name)
-        wait_for(
-            lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * NUM_NODES,
-            "idle nodes",
-            60,
-        )
+        self.wait_until_idle()
+
+    def wait_until_idle(self) -> None:
+        """Return once both nodes would take jobs."""
+        idle = ["idle"] * NUM_NODES
+        wait_for(lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == idle, "idle nodes", 120)
 
     @property
     def nodes(self) -> list[str]:
@@ -195,10 +196,10 @@ class SlurmCluster:
         """Send a signal to one daemon; jobs go on."""
         self.processes[name].send_signal(number)
 
-    def kill(self, name: str) -> None:
-        """SIGKILL one daemon; jobs go on."""
-        self.signal(name, signal.SIGKILL)
-        self.processes[name].wait()
+    def stop_daemon(self, name: str) -> None:
+        """End one daemon in an orderly way, so that a controller knows later what it knew; jobs go on."""
+        self.signal(name, signal.SIGTERM)
+        self.processes[name].wait(timeout=30)
 
     def crash(self, node: str) -> None:
         """A node dies, with all that runs on it, at once."""
@@ -207,7 +208,8 @@ class SlurmCluster:
         victims = [*steps, *(child for step in steps for child in step.children(recursive=True))]
         for victim in victims:  # the steps first: they would report, too
             victim.kill()
-        self.kill(node)
+        self.signal(node, signal.SIGKILL)
+        self.processes[node].wait()
 
     def _is_step_of(self, node: str, process: psutil.Process) -> bool:
         """Whether a process is Slurm's own, beside a task on a node: it writes to the node's log."""

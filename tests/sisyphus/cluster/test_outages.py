@@ -61,7 +61,7 @@ def test_a_controller_that_is_away_for_30_s(project: Project, cluster: SlurmClus
     project.config('tk.register_output("away", Work("away", num=4, seconds=600).out)')
     manager = project.start()
     begun(project, 4)
-    cluster.kill("slurmctld")
+    cluster.stop_daemon("slurmctld")
     time.sleep(5)
     project.go()  # they end while nobody can be asked
     wait_for(lambda: len(project.runs("end")) == 4, "ends", 30)
