@@ -430,11 +430,6 @@ def test_print_graph(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == ""
 
 
-def test_there_is_no_web_page_yet(workplace: Path) -> None:
-    with pytest.raises(SisyphusError, match="on port 8000: the web page is not part of this version"):
-        tk.show_jobs_in_webserver(8000, [Load("a")])
-
-
 def test_the_toolkit_lists_what_it_imports_late() -> None:
     assert {"cleaner", "compare_graph", "print_graph", "run"} <= set(dir(tk))
     for name in ("export_graph", "job_info", "replace_graph_objects", "import_work_directory"):
