@@ -32,7 +32,10 @@ STYLES = {
 
 _STATE, _CLASS, _PROGRESS, _TIME, _MEMORY = 11, 20, 16, 9, 9
 """Widths of the columns; what is left is the name's."""
+_NAME = 2
+"""Which column that is."""
 _BAR = 10
+_CURSOR = Style(reverse=True)
 
 
 class JobTable(ScrollView, can_focus=True):
@@ -121,7 +124,6 @@ class JobTable(ScrollView, can_focus=True):
 
 def _segments(job: JobFacts, width: int, below_cursor: bool) -> Iterator[Segment]:
     """The cells of a job."""
-    background = Style(reverse=True) if below_cursor else Style()
     used = job.usage
     texts = (
         job.state,
@@ -133,7 +135,7 @@ def _segments(job: JobFacts, width: int, below_cursor: bool) -> Iterator[Segment
     )
     style = STYLES.get(job.state, Style())
     for number, cell in enumerate(_cells(texts, width)):
-        yield Segment(cell, (Style() if number == 2 else style) + background)
+        yield Segment(cell, _CURSOR if below_cursor else Style() if number == _NAME else style)
 
 
 def bar(fraction: float) -> str:

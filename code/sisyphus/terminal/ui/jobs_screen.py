@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from rich.text import Text
 from textual import on, work
@@ -130,7 +131,7 @@ class JobsScreen(Screen[None]):
         self._look_now = threading.Event()
         self._left = threading.Event()
         self._reader = Reader(lambda wish, lines: self.post_message(WasRead(wish, lines)))
-        self._shown: dict[str, object] = {}
+        self._shown: dict[str, Any] = {}
         """What the panes show, so that nothing is made anew that did not change."""
 
     def compose(self) -> ComposeResult:
@@ -226,7 +227,7 @@ class JobsScreen(Screen[None]):
         """What changes without a look: messages, the log of the chosen job."""
         for level, text in self.messages.take():
             style = "red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
-            self.query_one("#messages_text", RichLog).write(Text(text, style))
+            _write(self.query_one("#messages_text", RichLog), Text(text, style))
         if self._pane == "log":
             self._show_chosen()
 
@@ -271,18 +272,23 @@ class JobsScreen(Screen[None]):
         if self.chosen is None or self.chosen.id != wish.job.id:
             return  # the cursor went on meanwhile
         if wish.pane == "log":
-            if self._shown.get("log") != (wish.key, read.lines):
-                self._shown["log"] = (wish.key, read.lines)
-                self._show_log(read.lines)
+            before, now = self._shown.get("log"), (wish.key, read.lines)
+            if before != now:
+                self._shown["log"] = now
+                self._show_log(read.lines, another=not before or before[0] != wish.key)
             return
         self._shown[wish.pane] = wish.key
         self.query_one(f"#{wish.pane}_text", Static).update(Text("\n".join(read.lines)))
 
-    def _show_log(self, lines: list[str]) -> None:
+    def _show_log(self, lines: list[str], another: bool) -> None:
+        """Show a log; one that grew stays where a person scrolled to."""
         log = self.query_one("#log_text", RichLog)
+        top = None if another or log.is_vertical_scroll_end else log.scroll_y
+        name, *rest = lines or ["no task of this job was started yet"]
         log.clear()
-        for number, line in enumerate(lines or ["no task of this job was started yet"]):
-            log.write(Text(line, "" if number else "bold"))
+        _write(log, Text("\n".join([name, *rest])))
+        if top is not None:
+            log.scroll_to(y=top, animate=False)
 
     @property
     def _seconds(self) -> float:
@@ -410,3 +416,8 @@ class JobsScreen(Screen[None]):
             self.app.push_screen(Question(text), lambda yes: self.app.exit() if yes else None)
         else:
             self.app.exit()
+
+
+def _write(log: RichLog, text: Text) -> None:
+    """Write to a log as wide as it is; by itself it would take the width of its console."""
+    log.write(text, width=log.scrollable_content_region.width or None)
