@@ -453,7 +453,8 @@ class Manager(threading.Thread):
             self.engine.submit(task)
 
     def _set_up_job(self, job: Job) -> None:
-        if job not in self._set_up:
+        # somebody may have removed it, or moved it aside: sis retry --from-start
+        if job not in self._set_up or not job._sis_dir.exists():
             job._sis_setup_directory(force=True)
             self._set_up.add(job)
 
@@ -483,7 +484,6 @@ class Manager(threading.Thread):
     def try_again(self, job: Job) -> None:
         """Forget that a job was refused; to be called by :meth:`do_soon`."""
         self.live.imposed.pop(job, None)
-        self._set_up.discard(job)  # its folder may have been moved aside
 
     def _impose(self, job: Job, state: str) -> None:
         self.live.imposed[job] = state

@@ -106,3 +106,32 @@ def test_retry_from_start_moves_the_folder_aside(place):
 
 def test_retry_of_what_did_not_fail(computed):
     assert computed.sis("retry", "Train") == 1
+
+
+def test_retry_from_the_start_beside_a_manager_that_works(project, wait_for):
+    project.config(
+        'tk.register_output("a", Fails().out)\ntk.register_output("b", Waits().out)',
+        recipe="""
+        class Fails(Job):
+            def __init__(self):
+                self.out = self.output_var("x")
+            def tasks(self):
+                yield Task("run")
+            def run(self):
+                self.out.set(1 / int(File("../../../../mended").exists()))
+
+        class Waits(Fails):
+            def run(self):
+                while not File("../../../../go").exists():
+                    time.sleep(0.02)
+                self.out.set(1)
+        """,
+    )
+    manager = project.start_manager()
+    wait_for(lambda: list(project.path.glob("work/**/Fails.*/error.run.1")))
+    project.write("mended", "")
+    assert project.sis("retry", "--from-start", "Fails").returncode == 0
+    wait_for(lambda: (project.path / "output/a").exists())
+    project.write("go", "")
+    output, _ = manager.communicate(timeout=20)
+    assert manager.returncode == 0, output

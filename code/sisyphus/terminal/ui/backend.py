@@ -9,6 +9,7 @@ from collections.abc import Callable
 from sisyphus import global_settings as gs
 from sisyphus.engines.base import EngineBase
 from sisyphus.errors import SisyphusError
+from sisyphus.explaining.lines import lines
 from sisyphus.explaining.why import Asked, explain
 from sisyphus.graph import SISGraph
 from sisyphus.job import Job
@@ -71,7 +72,8 @@ class Backend:
     def why(self, job: JobFacts) -> list[str]:
         """The arguments of a job, and how they differ from those of the closest job of its class."""
         try:
-            return texts.explained(explain(Asked(job.id, JobDir(job.folder), self.graph.job_by_id(job.id))))
+            asked = Asked(job.id, JobDir(job.folder), self.graph.job_by_id(job.id))
+            return list(lines(explain(asked)))
         except SisyphusError as error:
             return [str(error)]
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from sisyphus.explaining.saved_jobs import class_of
-from sisyphus.explaining.why import Explanation, lines_of
-from sisyphus.terminal.answers import count
 from sisyphus.terminal.overview import HOW_TO_RETRY, duration, showable
 from sisyphus.view.facts import JobFacts, TaskFacts, UsageFacts
 
@@ -67,34 +62,3 @@ def _usage(used: UsageFacts) -> str:
 def _list(label: str, values: list[str]) -> list[tuple[str, str]]:
     more = [f"and {len(values) - _MOST} more"] if len(values) > _MOST else []
     return [("" if number else label, value) for number, value in enumerate([*values[:_MOST], *more])]
-
-
-def explained(found: Explanation) -> list[str]:
-    """Return why a job has the id it has, as lines."""
-    return list(_explained(found))
-
-
-def _explained(found: Explanation) -> Iterator[str]:
-    if found.job.commit:
-        yield f"recipe at commit {found.job.commit}"
-    yield "Arguments that make the id"
-    for name, node in sorted(found.job.arguments.items()):
-        if name not in found.left_out:
-            yield from (f"  {place}: {text}" for place, text in lines_of(name, node))
-    if found.job.version:
-        yield f"  __sis_version__: {found.job.version}"
-    if found.left_out:
-        yield "Arguments that do not count"
-        yield from (f"  {name}: {found.job.arguments[name]}" for name in sorted(found.left_out))
-    if found.other is None:
-        yield f"No other folder of {class_of(found.job.job_id)} to compare with"
-        return
-    yield f"Compared with {found.other.job_id}, the closest of {count(found.num_others, 'other folder')}"
-    chain: tuple[tuple[str, str], ...] = ()
-    for difference in sorted(found.differences, key=lambda difference: len(difference.chain)):
-        if difference.chain != chain:
-            chain = difference.chain
-            for depth, (old, new) in enumerate(chain[1:], start=1):
-                yield f"{'  ' * depth}through {old} -> {new}"
-        last = difference.where.rpartition(" -> ")[2]
-        yield f"{'  ' * len(chain)}{last}: {difference.old} -> {difference.new}"
