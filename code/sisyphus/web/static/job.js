@@ -83,7 +83,7 @@ function showFacts(job) {
 
 function showResources(job) {
   const place = $("job-resources");
-  if (!job.series.length) {
+  if (!job.series.some(({ points }) => points.length > 1)) {
     place.replaceChildren();
     return;
   }
