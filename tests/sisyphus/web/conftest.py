@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("starlette", reason="needs the extra `web`")
-pytest.importorskip("plotly", reason="needs the extra `web`")
-
 from sisyphus import Job, Task
 from sisyphus.block import Block
 from sisyphus.graph import SISGraph
 from sisyphus.outputs.targets import OutputPath
 from sisyphus.view.facts import look
-from sisyphus.web.access import Access
-from sisyphus.web.app import Page
-from starlette.testclient import TestClient
 
 
 class Train(Job):
@@ -46,6 +39,10 @@ class Site:
         (folder / self.first._sis_path() / "log.run.1").write_text("a line of the log\n")
 
     def client(self, *, control=False, token=None):
+        from sisyphus.web.access import Access
+        from sisyphus.web.app import Page
+        from starlette.testclient import TestClient
+
         page = Page(self.graph, lambda: look(self.graph, None), control=control)
         app = page.application(Access(token=token))
         return TestClient(app, base_url="http://localhost:8675", follow_redirects=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+pytest.importorskip("starlette", reason="needs the extra `web`")
 from sisyphus.web.access import HEADERS, Access, is_loopback, make_token, names_of_machine
 
 

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+
+pytest.importorskip("starlette", reason="needs the extra `web`")
 from sisyphus.view.facts import look
 from sisyphus.web import snapshots
 from sisyphus.web.snapshots import Watcher

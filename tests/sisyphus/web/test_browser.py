@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
+pytest.importorskip("starlette", reason="needs the extra `web`")
+
 RECIPE = """
 class Slow(Job):
     '''Ends when somebody makes a file; says meanwhile how far it is.'''

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+pytest.importorskip("starlette", reason="needs the extra `web`")
+
 
 def shown(client, name="exp/first", **parameters):
     return client.get("/api/output", params={"name": name, **parameters})
