@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import importlib.util
 import logging
 import os
 import pty
@@ -23,12 +24,12 @@ from sisyphus.graph import graph
 from sisyphus.manager import Manager
 from sisyphus.outputs.targets import OutputPath
 from sisyphus.states import State
-from sisyphus.terminal.ui import filtering, texts
+from sisyphus.terminal.ui import filtering, opening, texts
 from sisyphus.terminal.ui.backend import Backend, ManagerBackend
 from sisyphus.terminal.ui.filtering import Filter
 from sisyphus.terminal.ui.interface import Interface
 from sisyphus.terminal.ui.messages import Messages, kept_off_the_terminal
-from sisyphus.view.facts import look
+from sisyphus.view.facts import JobFacts, TaskFacts, UsageFacts
 
 
 class Step(Job):
@@ -377,23 +378,31 @@ def test_filters_and_order():
 
 
 def fact(state, **values):
-    job = FACT
-    return replace(job, state=state, **values)
+    """A job of which little is known."""
+    lists = {
+        name: []
+        for name in ("aliases", "blocks", "tags", "needed_for", "inputs", "outside_inputs", "outputs")
+    }
+    known = {"id": "Step.abc", "class_name": "Step", "folder": "work/Step.abc", "made_at": "", "block": ""}
+    return JobFacts(**{**lists, **known, "vis_name": None, "keep_value": None, "state": state, **values})
 
 
-@pytest.fixture(autouse=True)
-def _a_job_to_vary(request):
-    if "workplace" not in request.fixturenames and "project" not in request.fixturenames:
-        request.getfixturevalue("workplace")
-        job = add("varied")
-        global FACT
-        FACT = replace(look(graph, None).jobs[0], aliases=[])
-        del job
-
-
-def test_long_lists_are_cut():
-    lines = texts.details(fact("finished", needed_for=[f"t{number}" for number in range(30)]), None)
+def test_details_in_words():
+    task = TaskFacts("run", "error", 3, {"cpu": 2, "mem": 4}, [])
+    used = UsageFacts(wall_s=125, cpu_s=30, peak_memory_gb=1.5, hosts=["n1", "n2"])
+    many = [f"t{number}" for number in range(30)]
+    lines = texts.details(fact("error", info="\x1b[2Jbad", tasks=[task], needed_for=many), used)
+    assert lines[0] == "job         Step.abc"
+    assert lines[1] == "state       error  bad"
+    assert lines[2].startswith("to do       repaired? sis retry JOB")
+    assert "task        run (3 ids): error; asks for cpu 2, mem 4" in lines
+    assert "used        2:05 min, cpu 30 s, 1.50 GB, on n1, n2" in lines
     assert "            and 10 more" in lines
+
+
+def test_it_is_refused_without_the_library(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install textual" in opening.why_not()
 
 
 def test_it_is_refused_without_a_terminal(project):
