@@ -99,7 +99,7 @@ def _listen(address: Address) -> socket.socket:
 def _url(listener: socket.socket, token: str | None) -> str:
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
-        host = socket.getfqdn()
+        host = socket.gethostname()
     if ":" in host:
         host = f"[{host}]"
     return f"http://{host}:{port}/" + (f"?token={token}" if token else "")
