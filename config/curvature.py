@@ -12,7 +12,7 @@ from config import quickstart, reviews
 
 SEEDS = [0, 1, 2]  # of digits; reviews have theirs
 MATCHING = {**reviews.MATCHING, "scaling_factor": 1.0}
-EXAMPLES = [8, 32, 128, 500]
+EXAMPLES = [8, 32, 128, 500, 4000]  # of 4000
 DELTAS = [*reviews.DELTAS, 100.0]
 DAMPINGS = {"reviews": [0.1, 1.0], "digits": [1e-3, 1e-2, 0.1, 1.0, 10.0]}
 NORM_DAMPINGS = {"reviews": [0.01], "digits": [1e-3, 0.01, 0.1, 1.0]}
@@ -67,9 +67,8 @@ def delta_0() -> None:
 
 
 def damping() -> None:
-    """Curvature of whole layers on reviews, over its damping; one seed, because a merge takes minutes."""
-    seeds = reviews.size()["seeds"][:1]
-    _damping(reviews.experiment("curvature"), seeds, "reviews", keep_model=True)
+    """Curvature of whole layers on reviews, over its damping."""
+    _damping(reviews.experiment("curvature"), reviews.size()["seeds"], "reviews", keep_model=True)
 
 
 def digits() -> None:
@@ -84,15 +83,15 @@ def py() -> None:
 
 def _damping(experiment: reviews.Experiment, seeds: list[int], name: str, *, keep_model: bool) -> None:
     """Diagonal, Gram and K-FAC curvature; ``keep_model``: the first two merges are those of reviews."""
-    layers = {"scaling_factor": 1.0, "damping": 0.1}
     points = [("RegMean", "regmean", {"off_diagonal_scaling": 0.9}, None)]
-    points.append(("Gram", "gradient_matching_kfac", {**layers, "sides": "inputs"}, None))
-    for label, unit, values in (
-        ("K-FAC, unit mean", {}, DAMPINGS[name]),
-        ("K-FAC, unit norm", {"damping_unit": "norm"}, NORM_DAMPINGS[name]),
+    for label, unit, sides, values in (
+        ("Gram, unit mean", "mean", "inputs", [0.1]),
+        ("Gram, unit norm", "norm", "inputs", [0.01]),
+        ("K-FAC, unit mean", "mean", "both", DAMPINGS[name]),
+        ("K-FAC, unit norm", "norm", "both", NORM_DAMPINGS[name]),
     ):
         for value in values:
-            options = {**layers, **unit, "damping": value}
+            options = {"scaling_factor": 1.0, "damping": value, "damping_unit": unit, "sides": sides}
             points.append((label, "gradient_matching_kfac", options, value))
     rows = []
     for seed in seeds:

@@ -57,7 +57,8 @@ class MergeJob(Job):
     def hash(cls, parsed_args: dict[str, Any]) -> str:
         """Without what does not change the result; output only where it is given."""
         left_out = {"compute"} if parsed_args["output"] is not None else {"compute", "output"}
-        return str(super().hash({key: its for key, its in parsed_args.items() if key not in left_out}))
+        arguments = {key: its for key, its in parsed_args.items() if key not in left_out}
+        return str(super().hash(with_version(arguments)))
 
     def update(self) -> None:
         """Ask for the memory and time that the headers of the models call for; configs may ask for others."""
@@ -103,6 +104,14 @@ class MergeJob(Job):
         found = verify(self.out_model, base=self.base, out=self.out_verification)
         write_card(self.out_model, verification=dataclasses.asdict(found))
         sys.stdout.write(found.text() + "\n")
+
+
+def with_version(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments of a merge as ids see them: with the version of the method, where it is not the first."""
+    from merging import methods
+
+    version = methods.version(arguments["method"])
+    return arguments if version == 1 else {**arguments, "version": version}
 
 
 def check_merge(

@@ -8,7 +8,7 @@ from typing import Any
 from sisyphus import Job, Task, tk
 
 from recipe.evaluate import check_evaluation
-from recipe.merge import check_merge
+from recipe.merge import check_merge, with_version
 
 
 class EvaluateMergeJob(Job):
@@ -40,7 +40,8 @@ class EvaluateMergeJob(Job):
     def hash(cls, parsed_args: dict[str, Any]) -> str:
         """Without the batch size: it changes speed and memory, not the predictions."""
         options = {key: value for key, value in parsed_args["options"].items() if key != "batch_size"}
-        return str(super().hash({**parsed_args, "options": options}))
+        merge = with_version(parsed_args["merge"])
+        return str(super().hash({**parsed_args, "merge": merge, "options": options}))
 
     def tasks(self) -> Iterator[Task]:
         yield Task("run", resume="run", rqmt=self.rqmt)
@@ -74,6 +75,15 @@ class BestMergeJob(Job):
         self.rqmt = {"cpu": 1, "mem": 4, "time": 1}  # mem in GB, time in hours
         self.out_model = self.output_path("model", directory=True)
         self.out_best = self.output_path("best.json")
+
+    @classmethod
+    def hash(cls, parsed_args: dict[str, Any]) -> str:
+        """With the versions of the methods, where one is not the first."""
+        from merging import methods
+
+        versions = [methods.version(point["merge"]["method"]) for point in parsed_args["points"]]
+        is_first = all(version == 1 for version in versions)
+        return str(super().hash(parsed_args if is_first else {**parsed_args, "versions": versions}))
 
     def tasks(self) -> Iterator[Task]:
         yield Task("run", resume="run", rqmt=self.rqmt)
@@ -137,6 +147,11 @@ class SearchJob(Job):
         self.out_search = self.output_path("search", directory=True)
         self.out_record = self.output_path("search/search.json")
         self.out_model = self.output_path("search/model") if keep_model else None
+
+    @classmethod
+    def hash(cls, parsed_args: dict[str, Any]) -> str:
+        """With the version of the method, if it has one."""
+        return str(super().hash({**parsed_args, "merge": with_version(parsed_args["merge"])}))
 
     def tasks(self) -> Iterator[Task]:
         yield Task("run", resume="run", rqmt=self.rqmt)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from merging import methods
 from merging.commands import cli
 from merging.commands.command_line import parse
 from merging.errors import CheckpointError, DataError, OptionError, UnknownNameError
@@ -20,6 +21,7 @@ from recipe.experiment import Experiment, Splits
 from recipe.hessian import HessianJob
 from recipe.merge import MergeJob, check_merge, merge
 from recipe.report import ReportJob
+from recipe.sweep import BestMergeJob, EvaluateMergeJob, SearchJob
 from recipe.train import TrainJob
 
 DATA = {"data": tk.Path("data"), "split": "train", "shuffle_seed": 0}
@@ -54,6 +56,22 @@ EVALUATE: dict[str, Any] = {
     "model": MODEL,
     "data": {"a": DATA},
     "options": {},
+}
+POINT: dict[str, Any] = {
+    "merge": MERGE,
+    "task_type": "sequence_classification",
+    "data": {"a": DATA},
+    "options": {},
+}
+BEST: dict[str, Any] = {
+    "points": [{"merge": MERGE, "evaluation": tk.Path("evaluation")}],
+    "metric": "accuracy",
+}
+SEARCH: dict[str, Any] = {
+    **POINT,
+    "merge": {**MERGE, "options": {}},
+    "space": {"scaling_factor": {"low": 0.0, "high": 1.0}},
+    "evaluation": {},
 }
 ROW = {"label": "average", "kind": "merged", "seed": 0, "evaluation": tk.Path("evaluation")}
 
@@ -138,6 +156,9 @@ def test_mistakes_fail_while_the_graph_is_built(
         (lambda: HessianJob(**HESSIAN), "hessian/HessianJob.uhqQS9PEBys5"),
         (lambda: HessianJob(**SEVERAL), "hessian/HessianJob.KSgvMoNtOM5t"),
         (lambda: MergeJob(**MERGE), "merge/MergeJob.HgquynkjR84F"),
+        (lambda: EvaluateMergeJob(**POINT), "sweep/EvaluateMergeJob.g9PzC3NdPG5f"),
+        (lambda: BestMergeJob(**BEST), "sweep/BestMergeJob.PKUyDAILKQB5"),
+        (lambda: SearchJob(**SEARCH), "sweep/SearchJob.55bASvEWq4GJ"),
         (lambda: EvaluateJob(**EVALUATE), "evaluate/EvaluateJob.Jvw3FmHrgtGj"),
         (lambda: ReportJob(rows=[ROW], options={"reference": None}), "report/ReportJob.iwEV8wLLI7Iu"),
         (lambda: DownloadDataJob(source="imdb"), "download/DownloadDataJob.gh7vxnTxADim"),
@@ -150,6 +171,21 @@ def test_mistakes_fail_while_the_graph_is_built(
 def test_ids_are_frozen(job: Callable[[], Job], id: str) -> None:
     """Another id repeats everything that anybody has done: change one on purpose only, and say so."""
     assert job().job_id() == id
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [(MergeJob, MERGE), (EvaluateMergeJob, POINT), (BestMergeJob, BEST), (SearchJob, SEARCH)],
+)
+def test_another_version_of_a_method_gives_other_merges(
+    make: Callable[..., Job], arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So results of an old default are not taken for those of a new one; without a version, ids stay."""
+    ids = [make(**arguments).job_id()]
+    for version in (1, 2, 3):
+        monkeypatch.setattr(methods.load("task_arithmetic"), "VERSION", version, raising=False)
+        ids.append(make(**arguments).job_id())
+    assert ids[0] == ids[1] and len(set(ids)) == 3
 
 
 def test_statistics_are_a_set() -> None:

@@ -24,6 +24,8 @@ What else a method's file may say:
     Whether it matters that a parameter is stored transposed.
 ``NUM_MODELS = (low, high)``
     How many models it takes; ``high`` is None for any number.
+``VERSION = 2``
+    Raised when the same options give another result; part of the ids of merges. Without it, 1.
 
 An option whose value is a mapping goes from task to value and names every task.
 """
@@ -111,6 +113,13 @@ def is_by_task(key: str) -> bool:
 def is_model(key: str) -> bool:
     """Whether an input is a model, or several; everything else is a statistic."""
     return key in _MODELS
+
+
+def version(name: str) -> int:
+    """The how-manieth results of a method these are, from 1: another version, with the same options, gives
+    another merge."""
+    found: int = getattr(load(name), "VERSION", 1)
+    return found
 
 
 def granularity(name: str, options: Any) -> Granularity:

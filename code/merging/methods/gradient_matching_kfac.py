@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
     from merging.methods._seam import Factors, Parameter, Report
 
+VERSION = 2  # 1: damping was 0.1 of the mean of the diagonal, unless options said otherwise
+
 SMALLEST = 1e-30
 """delta_0 = 0 for diagonals, which are divided by: far below every curvature, and far above underflow."""
 
@@ -64,11 +66,11 @@ class Options:
     """alpha: one value for all tasks, or alpha_t by task."""
     delta_0: float = 1e-12
     """Prior precision, >= 0, in the unit of the curvatures (summed over training examples)."""
-    damping: float = 0.1
+    damping: float = 0.01
     """Added to the diagonals of A_t and G_t, in units of ``damping_unit``, >= 0. Curvatures of layers know
     next to nothing of most directions, and without it those decide: a combination of matrices, unlike one of
     numbers, may lie far outside of the models."""
-    damping_unit: Literal["mean", "norm"] = "mean"
+    damping_unit: Literal["mean", "norm"] = "norm"
     """Of each A_t and G_t: the mean of the diagonal, or the Frobenius norm. With "norm" no direction counts
     more than 1 + 1 / damping times another one on a side, however wide the layer and however low the rank of
     its factors; with "mean" that grows with the width."""

@@ -437,9 +437,22 @@ def test_damping_goes_to_both_factors(inputs: dict[str, Any], run: Run, unit: st
     assert_close(merged, run(NAME, lifted, scaling_factor=ALPHA, **EXACT))
 
 
+@pytest.mark.parametrize("sides", ["both", "inputs"])
+def test_without_options_damping_does_not_depend_on_the_width(inputs: dict[str, Any], sides: str) -> None:
+    """A hundredth of the norms; whatever is changed here needs another ``VERSION``."""
+
+    def merged(**options: Any) -> Tensor:
+        result: Tensor = MODULE.merge(**inputs, options=MODULE.Options(sides=sides, **options))
+        return result
+
+    assert_close(merged(), merged(damping=0.01, damping_unit="norm"), rtol=0, atol=0)
+    assert (merged() - merged(damping=0.1, damping_unit="mean")).abs().max() > 1e-3
+    assert MODULE.VERSION == 2
+
+
 def test_much_damping_is_isotropic_curvature(inputs: dict[str, Any], run: Run) -> None:
     """The weighted average of task arithmetic and the models, by the mean of each curvature."""
-    merged = run(NAME, inputs, scaling_factor=ALPHA, damping=1e6, **EXACT)
+    merged = run(NAME, inputs, scaling_factor=ALPHA, damping=1e6, damping_unit="mean", **EXACT)
 
     def mean(its: Factors) -> float:
         assert its.outputs is not None
