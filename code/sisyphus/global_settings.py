@@ -120,8 +120,8 @@ MAX_SUBMIT_RETRIES = 3
 """A task submitted more often than this without progress is in retry_error."""
 TASK_HEARTBEAT_TIMEOUT: float | None = 600
 """A running task hangs if its log, its usage file and its cpu time stood still for so many seconds, but at
-least for three PLOGGING_UPDATE_FILE_PERIODs. It is told; one that can resume is killed and goes on. None: never.
-"""
+least for three PLOGGING_UPDATE_FILE_PERIODs. It is told; one that can resume is killed and goes on.
+None: never."""
 SIS_HASH: Callable[[Any], str] = short_hash
 """From arguments to the last part of a job id."""
 INCLUDE_CREATOR_STATE = False

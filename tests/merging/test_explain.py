@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from merging import hessians, methods
-from merging import explain
+from merging import explain, hessians, methods
 from merging.commands.command_line import parse
 from merging.commands.merge_commands import MERGE
 
