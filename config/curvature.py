@@ -4,8 +4,9 @@ Merges the models of ``config/reviews.py`` (which says what it needs) and of ``c
 seeds of each. One function for each table: ``sis manager 'config/curvature.digits()'`` makes that of digits.
 No merged model is written but those that ``config/reviews.py`` writes, too.
 
-With the reviews finished, 22 minutes of a core: 20 to 30 s for an evaluation of reviews, a minute or
-more for a K-FAC merge of them. Expected: docs/results/curvature.md. Results in ``output/curvature``.
+With the reviews finished, about an hour and a quarter of a core: 20 to 30 s for an evaluation of reviews, a
+minute or more for a K-FAC merge of them, up to two and a half for a Fisher of 4000 examples. Expected:
+docs/results/curvature.md. Results in ``output/curvature``.
 """
 
 from config import quickstart, reviews
