@@ -21,11 +21,10 @@ from sisyphus.engines.cluster.scheduler import (
     Phase,
     Request,
     Scheduler,
-    SubmissionLost,
     argument_list,
     in_runs,
 )
-from sisyphus.errors import DeferSubmission, EngineError, RefusedError
+from sisyphus.errors import EngineError
 
 _NO_ANSWER: Final = re.compile(r"unable to contact qmaster|can't get connection|commlib error|timeout")
 _LIMITS: Final = re.compile(
@@ -46,11 +45,13 @@ class GridEngine(Scheduler):
     name = "sge"
     task_id_variable = "SGE_TASK_ID"
     environment_prefix = "SGE_"
+    no_answer = _NO_ANSWER
+    limits = _LIMITS
 
     def __init__(
         self, commands: Commands, *, parallel_environment: str = "mpi", clears_errors: bool = True
     ) -> None:
-        self._commands = commands
+        super().__init__(commands)
         self._parallel_environment = parallel_environment
         self._clears_errors = clears_errors
 
@@ -83,7 +84,7 @@ class GridEngine(Scheduler):
 
     def snapshot(self) -> list[Entry]:
         """See base: one ``qstat``; it does not know ended jobs."""
-        root = ElementTree.fromstring(self._run(["qstat", "-xml", "-u", getpass.getuser()]))
+        root = ElementTree.fromstring(self._ask(["qstat", "-xml", "-u", getpass.getuser()]))
         entries = []
         for job in root.iter("job_list"):
             words = {child.tag: child.text or "" for child in job}
@@ -105,7 +106,7 @@ class GridEngine(Scheduler):
     def history(self, job_id: str) -> dict[int, End]:
         """See base: ``qacct``, which knows a job some seconds after its end."""
         try:
-            printed = self._run(["qacct", "-j", job_id])
+            printed = self._ask(["qacct", "-j", job_id])
         except CommandFailed:
             return {}
         ends = {}
@@ -119,12 +120,12 @@ class GridEngine(Scheduler):
     def cancel(self, entries: Collection[Entry]) -> None:
         """See base."""
         for entry in entries:
-            self._run(["qdel", entry.job_id, "-t", str(entry.task_id)])
+            self._ask(["qdel", entry.job_id, "-t", str(entry.task_id)])
 
     def is_there(self) -> bool:
         """See base."""
         try:
-            self._run(["qstat", "-u", getpass.getuser()])
+            self._ask(["qstat", "-u", getpass.getuser()])
         except (CommandFailed, Unreachable):
             return False
         return True
@@ -151,18 +152,7 @@ class GridEngine(Scheduler):
         return [*argv, *argument_list(rqmt, "qsub_args")]
 
     def _qsub(self, argv: Sequence[str], script: str) -> str:
-        try:
-            printed = self._commands.run(argv, f"exec {script}\n")
-        except Unreachable as error:
-            raise SubmissionLost(str(error)) from error
-        except CommandFailed as error:
-            if _NO_ANSWER.search(error.text):
-                raise SubmissionLost(str(error)) from error
-            if _LIMITS.search(error.text):
-                raise DeferSubmission(str(error)) from error
-            raise RefusedError(
-                f"Grid Engine refuses the task: {error}. It was asked with: {shlex.join(argv)}"
-            ) from error
+        printed = self._send(argv, f"exec {script}\n")
         job_id = printed.strip().partition(".")[0]
         if not job_id.isdecimal():
             raise EngineError(f"qsub printed {printed!r}, which is no job id.")
@@ -170,15 +160,7 @@ class GridEngine(Scheduler):
 
     def _clear(self, job_ids: Collection[str]) -> None:
         for job_id in sorted(job_ids):
-            self._run(["qmod", "-cj", job_id])
-
-    def _run(self, argv: Sequence[str]) -> str:
-        try:
-            return self._commands.run(argv)
-        except CommandFailed as error:
-            if _NO_ANSWER.search(error.text):
-                raise Unreachable(str(error)) from error
-            raise
+            self._ask(["qmod", "-cj", job_id])
 
 
 def _numbers(text: str) -> list[int]:

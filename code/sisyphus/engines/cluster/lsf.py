@@ -14,18 +14,17 @@ from typing import Final
 
 from sisyphus import global_settings as gs
 from sisyphus.engines.base import Requirements
-from sisyphus.engines.cluster.commands import CommandFailed, Commands, Unreachable
+from sisyphus.engines.cluster.commands import CommandFailed, Unreachable
 from sisyphus.engines.cluster.scheduler import (
     End,
     Entry,
     Phase,
     Request,
     Scheduler,
-    SubmissionLost,
     argument_list,
     ranges,
 )
-from sisyphus.errors import DeferSubmission, EngineError, RefusedError
+from sisyphus.errors import EngineError
 
 _FIELDS = ("jobid", "jobindex", "stat", "exit_reason", "exec_host", "exec_cwd", "name")
 _BETWEEN = "^"
@@ -34,6 +33,7 @@ _NO_ANSWER: Final = re.compile(
 )
 _LIMITS: Final = re.compile(r"job limit|limit has been reached|pending job threshold")
 _QUEUED: Final = ("PEND", "WAIT", "PSUSP", "PROV")
+_NO_JOBS: Final = re.compile(r"No (unfinished )?job found")
 _SUBMITTED: Final = re.compile(r"Job <(\d+)>")
 
 
@@ -43,9 +43,8 @@ class Lsf(Scheduler):
     name = "lsf"
     task_id_variable = "LSB_JOBINDEX"
     environment_prefix = "LSB_"
-
-    def __init__(self, commands: Commands) -> None:
-        self._commands = commands
+    no_answer = _NO_ANSWER
+    limits = _LIMITS
 
     def submit(self, request: Request) -> dict[str, list[int]]:
         """See base: ``bsub -J name[ids]``, with the command on stdin."""
@@ -65,7 +64,12 @@ class Lsf(Scheduler):
     def snapshot(self) -> list[Entry]:
         """See base: one ``bjobs -a``, which knows ended jobs for CLEAN_PERIOD seconds."""
         fields = " ".join(_FIELDS)
-        printed = self._run(["bjobs", "-a", "-noheader", "-o", f"{fields} delimiter='{_BETWEEN}'"])
+        try:
+            printed = self._ask(["bjobs", "-a", "-noheader", "-o", f"{fields} delimiter='{_BETWEEN}'"])
+        except CommandFailed as error:
+            if _NO_JOBS.search(error.text):
+                return []
+            raise
         entries = []
         for line in printed.splitlines():
             words = line.split(_BETWEEN)
@@ -93,12 +97,12 @@ class Lsf(Scheduler):
 
     def cancel(self, entries: Collection[Entry]) -> None:
         """See base."""
-        self._run(["bkill", *(f"{entry.job_id}[{entry.task_id}]" for entry in entries)])
+        self._ask(["bkill", *(f"{entry.job_id}[{entry.task_id}]" for entry in entries)])
 
     def is_there(self) -> bool:
         """See base."""
         try:
-            self._run(["lsid"])
+            self._ask(["lsid"])
         except (CommandFailed, Unreachable):
             return False
         return True
@@ -108,32 +112,11 @@ class Lsf(Scheduler):
         return sorted(set(os.environ.get("LSB_HOSTS", "").split()))
 
     def _bsub(self, argv: Sequence[str], script: str) -> str:
-        try:
-            printed = self._commands.run(argv, script)
-        except Unreachable as error:
-            raise SubmissionLost(str(error)) from error
-        except CommandFailed as error:
-            if _NO_ANSWER.search(error.text):
-                raise SubmissionLost(str(error)) from error
-            if _LIMITS.search(error.text):
-                raise DeferSubmission(str(error)) from error
-            raise RefusedError(
-                f"LSF refuses the task: {error}. It was asked with: {shlex.join(argv)}"
-            ) from error
+        printed = self._send(argv, script)
         found = _SUBMITTED.search(printed)
         if found is None:
             raise EngineError(f"bsub printed {printed!r}, which has no job id.")
         return found[1]
-
-    def _run(self, argv: Sequence[str]) -> str:
-        try:
-            return self._commands.run(argv)
-        except CommandFailed as error:
-            if _NO_ANSWER.search(error.text):
-                raise Unreachable(str(error)) from error
-            if "No job found" in error.text or "No unfinished job found" in error.text:
-                return ""
-            raise
 
 
 def _options(rqmt: Requirements) -> list[str]:

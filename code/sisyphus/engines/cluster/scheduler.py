@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sisyphus.engines.base import Requirements
-from sisyphus.errors import SisyphusError
+from sisyphus.engines.cluster.commands import CommandFailed, Commands, Unreachable
+from sisyphus.errors import DeferSubmission, RefusedError, SisyphusError
 
 OFFSET_VARIABLE = "SIS_TASK_ID_OFFSET"
 """In the environment of a worker: what is added to the scheduler's number of an array element."""
@@ -69,13 +72,24 @@ class SubmissionLost(SisyphusError):
 
 
 class Scheduler(ABC):
-    """An adapter: translates to the commands of one scheduler and back."""
+    """An adapter: translates to the commands of one scheduler and back.
+
+    Args:
+        commands: how programs are run.
+    """
 
     name: str
+    no_answer: re.Pattern[str]
+    """What its programs say when it does not answer."""
+    limits: re.Pattern[str]
+    """What its programs say when it takes no more for now."""
     task_id_variable: str
     """In the environment of a worker: the number of its array element."""
     environment_prefix: str
     """How the variables begin that say what an allocation has."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
 
     @abstractmethod
     def submit(self, request: Request) -> dict[str, list[int]]:
@@ -127,6 +141,30 @@ class Scheduler(ABC):
         """The file for what the scheduler says of one element."""
         number = task_id - offset_of(entry_name)
         return f"{log_dir}/{entry_name}.{job_id}.{number}"
+
+    def _ask(self, argv: Sequence[str]) -> str:
+        """Run a program that changes nothing if it is lost; see ``Commands.run``."""
+        try:
+            return self._commands.run(argv)
+        except CommandFailed as error:
+            if self.no_answer.search(error.text):
+                raise Unreachable(str(error)) from error
+            raise
+
+    def _send(self, argv: Sequence[str], stdin: str) -> str:
+        """Run a program that submits; see :meth:`submit`."""
+        try:
+            return self._commands.run(argv, stdin)
+        except Unreachable as error:
+            raise SubmissionLost(str(error)) from error
+        except CommandFailed as error:
+            if self.no_answer.search(error.text):
+                raise SubmissionLost(str(error)) from error
+            if self.limits.search(error.text):
+                raise DeferSubmission(str(error)) from error
+            raise RefusedError(
+                f"{self.name} refuses the task: {error}. It was asked with: {shlex.join(argv)}"
+            ) from error
 
 
 def offset_name(name: str, offset: int) -> str:

@@ -21,14 +21,13 @@ from sisyphus.engines.cluster.scheduler import (
     Phase,
     Request,
     Scheduler,
-    SubmissionLost,
     argument_list,
     in_arrays,
     offset_name,
     offset_of,
     ranges,
 )
-from sisyphus.errors import DeferSubmission, EngineError, RefusedError
+from sisyphus.errors import EngineError
 
 MemoryAllocation = Literal["per_node", "per_cpu"]
 
@@ -80,6 +79,8 @@ class Slurm(Scheduler):
     name = "slurm"
     task_id_variable = "SLURM_ARRAY_TASK_ID"
     environment_prefix = "SLURM_"
+    no_answer = _NO_ANSWER
+    limits = _LIMITS
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Slurm(Scheduler):
         has_memory_resource: bool = True,
         memory: MemoryAllocation = "per_node",
     ) -> None:
-        self._commands = commands
+        super().__init__(commands)
         self._has_memory_resource = has_memory_resource
         self._memory = memory
         self._unknown_states: set[str] = set()
@@ -100,7 +101,7 @@ class Slurm(Scheduler):
         Raises:
             Unreachable: the controller does not answer.
         """
-        pairs = (line.partition("=") for line in self._run(["scontrol", "show", "config"]).splitlines())
+        pairs = (line.partition("=") for line in self._ask(["scontrol", "show", "config"]).splitlines())
         return {key.strip(): value.strip() for key, _, value in pairs}
 
     def submit(self, request: Request) -> dict[str, list[int]]:
@@ -127,7 +128,7 @@ class Slurm(Scheduler):
 
     def snapshot(self) -> list[Entry]:
         """See base: one ``squeue``, which knows ended jobs for MinJobAge seconds."""
-        printed = self._run(["squeue", "--me", "-h", "-r", "-t", "all", "-o", _SQUEUE_FORMAT])
+        printed = self._ask(["squeue", "--me", "-h", "-r", "-t", "all", "-o", _SQUEUE_FORMAT])
         entries = []
         for line in printed.splitlines():
             fields = line.split(_BETWEEN)
@@ -143,7 +144,7 @@ class Slurm(Scheduler):
     def history(self, job_id: str) -> dict[int, End]:
         """See base: ``sacct``, of which the steps tell more than the job."""
         try:
-            printed = self._run(
+            printed = self._ask(
                 ["sacct", "-n", "-P", "-j", job_id, "--format=JobID,State,DerivedExitCode,JobName"]
             )
         except CommandFailed as error:
@@ -167,19 +168,19 @@ class Slurm(Scheduler):
         """See base."""
         elements = [f"{entry.job_id}_{entry.task_id - offset_of(entry.name)}" for entry in entries]
         for first in range(0, len(elements), _LARGEST_ARRAY):
-            self._run(["scancel", *elements[first : first + _LARGEST_ARRAY]])
+            self._ask(["scancel", *elements[first : first + _LARGEST_ARRAY]])
 
     def is_there(self) -> bool:
         """See base: ``scontrol ping`` answers in milliseconds where other commands try for seconds."""
         try:
-            return bool(re.search(r"\bis UP\b", self._run(["scontrol", "ping"])))
+            return bool(re.search(r"\bis UP\b", self._ask(["scontrol", "ping"])))
         except (CommandFailed, Unreachable):
             return False
 
     def nodes(self) -> list[str]:
         """See base."""
         nodes = os.environ.get("SLURM_JOB_NODELIST")
-        return self._run(["scontrol", "show", "hostnames", nodes]).split() if nodes else []
+        return self._ask(["scontrol", "show", "hostnames", nodes]).split() if nodes else []
 
     def _options(self, rqmt: Requirements) -> list[str]:
         """Requirements of a task as options of sbatch."""
@@ -202,31 +203,11 @@ class Slurm(Scheduler):
 
     def _sbatch(self, argv: Sequence[str], script: str) -> str:
         """Submit one array; returns its job id."""
-        try:
-            printed = self._commands.run(argv, script)
-        except Unreachable as error:
-            raise SubmissionLost(str(error)) from error
-        except CommandFailed as error:
-            if _NO_ANSWER.search(error.text):
-                raise SubmissionLost(str(error)) from error
-            if _LIMITS.search(error.text):
-                raise DeferSubmission(str(error)) from error
-            raise RefusedError(
-                f"Slurm refuses the task: {error}. It was asked with: {shlex.join(argv)}"
-            ) from error
+        printed = self._send(argv, script)
         job_id = printed.strip().partition(";")[0]
         if not job_id.isdecimal():
             raise EngineError(f"sbatch printed {printed!r}, which is no job id.")
         return job_id
-
-    def _run(self, argv: Sequence[str]) -> str:
-        """Run a command that changes nothing if it is lost."""
-        try:
-            return self._commands.run(argv)
-        except CommandFailed as error:
-            if _NO_ANSWER.search(error.text):
-                raise Unreachable(str(error)) from error
-            raise
 
     def _meaning(self, state: str) -> tuple[Phase, End | None]:
         """A state of Slurm in our words; an unknown word is said once, and taken as running."""
