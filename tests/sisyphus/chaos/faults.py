@@ -187,7 +187,8 @@ def interrupt_manager(scene: Scene) -> bool:
     said = scene.project.log_since(offset)
     if code == 130 and "running jobs go on" not in said:
         scene.problems.append(f"an interrupted manager did not say that tasks go on: {said}")
-    if code not in (130, 0, 1):  # 0 and 1: it had just ended by itself
+    was_doomed = ["doomed", "manager", str(manager.pid)] in [words[:3] for words in scene.project.lines()]
+    if code not in (130, 0, 1) and not was_doomed:  # 0 and 1: it had just ended by itself
         scene.problems.append(f"an interrupted manager ended with {code}: {said}")
     dead = [each for each in before if not psutil.pid_exists(each.pid) and each.pid not in scene.frozen]
     ended = {(words[1], words[2]) for words in scene.project.lines() if words[0] in ("end", "doomed")}
