@@ -1,13 +1,15 @@
 """Model inputs of a data set, made once and kept.
 
 They lie in the cache folder (``files/cache.py``), which may be deleted at any time. An entry is named by the
-content of the data, the processor and the options, not by any path, so checkouts and experiments share it. It
-is written beside its place and renamed: processes that make the same entry at once do no harm. Data folders
-are only read. Where the cache cannot be written, the encoded rows live in memory.
+content of the data, the processor, the options and the code that encodes, not by any path, so checkouts and
+experiments share it, and none gets what older code made. It is written beside its place and renamed:
+processes that make the same entry at once do no harm. Data folders are only read. Where the cache cannot be
+written, the encoded rows live in memory.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -23,7 +25,6 @@ from merging.files.cache import cache_folder
 if TYPE_CHECKING:
     import datasets
 
-_VERSION = 1
 _BATCH_ROWS = 500
 
 
@@ -49,7 +50,7 @@ def load(
     root = cache_folder()
     if root is None:
         return encode(rows, task_type=task_type, processor=processor, max_tokens=max_tokens)
-    key = [_VERSION, task_type, splits.describe(dataset), _fingerprint(processor), max_tokens]
+    key = [_code(), task_type, splits.describe(dataset), _fingerprint(processor), max_tokens]
     entry = root / "encoded" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     if not entry.exists():
         made = encode(rows, task_type=task_type, processor=processor, max_tokens=max_tokens)
@@ -73,6 +74,16 @@ def encode(
             load_from_cache_file=False,
             new_fingerprint="encoded",
         )
+
+
+@functools.cache
+def _code() -> str:
+    """SHA-256 of the files that decide what rows become."""
+    digest = hashlib.sha256()
+    for package in ("data", "tasks"):
+        for file in sorted((Path(__file__).parents[1] / package).glob("*.py")):
+            digest.update(f"{file.name}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _fingerprint(processor: Any) -> str:
