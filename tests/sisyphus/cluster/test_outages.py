@@ -100,3 +100,7 @@ def test_what_somebody_cancels_is_held(project: Project, cluster: SlurmCluster) 
     assert manager.returncode != 0
     assert "cancelled by somebody else" in printed
     assert len(project.runs("begin")) == 1
+    project.go()
+    code, printed = project.manage()  # a person has started it again
+    assert code == 0, printed
+    assert len(project.runs("begin")) == 2

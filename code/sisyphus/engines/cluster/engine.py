@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sisyphus import global_settings as gs
@@ -81,7 +82,8 @@ class ClusterEngine(EngineBase):
         """By the name that the scheduler knows."""
         self._submitted: dict[Key, tuple[str, float]] = {}
         """Job id of the last submission, and when it was made."""
-        self._lost_at: dict[str, float] = {}
+        self._unsettled: dict[str, float] = {}
+        """Names of which more may be in the queue than was noted, and from when on a look at it can tell."""
         self._deferred_until = 0.0
         self._ended_at: dict[tuple[str, int], float] = {}
         """When an end was first seen, by job id and task id."""
@@ -89,7 +91,9 @@ class ClusterEngine(EngineBase):
         """By us, by job id and task id."""
         self._ended_before: set[tuple[str, int]] = set()
         """Before this manager began, by job id and task id."""
-        self._held: dict[Key, str] = {}
+        self._held: dict[Key, str | None] = {}
+        """The job whose end was no reason to go on; None: it was refused."""
+        self._twins: set[Key] = set()
         self._stillborn: dict[Key, set[str]] = {}
         """Job ids of submissions that ended before their worker began."""
         self._own_task_id = 1
@@ -153,11 +157,11 @@ class ClusterEngine(EngineBase):
                 logging.info("Found in the queue: %s %d (%s)", name, task_id, entry.job_id)
                 job_ids.setdefault(entry.job_id, []).append(task_id)
             if left:
-                rest = Request(request.call, request.name, left, request.rqmt, request.log_dir)
-                job_ids.update(self._scheduler.submit(rest))
+                self._unsettled[request.name] = time.monotonic()
+                job_ids.update(self._scheduler.submit(replace(request, task_ids=left)))
         except (SubmissionLost, Unreachable) as error:
             if isinstance(error, SubmissionLost):
-                self._lost_at[request.name] = time.monotonic()
+                self._unsettled[request.name] = time.monotonic() + LOST_S
                 logging.warning("%s: %s. It is looked for before it is submitted again", name, error)
             self._watch.look_soon()
             raise DeferSubmission(str(error)) from error
@@ -165,10 +169,10 @@ class ClusterEngine(EngineBase):
             self._deferred_until = time.monotonic() + DEFERRED_S
             logging.info("Submissions wait for %.0f s: %s", DEFERRED_S, error)
             raise
-        except RefusedError as error:
-            self._held.update({(name, task_id): str(error) for task_id in request.task_ids})
+        except RefusedError:
+            self._held.update({(name, task_id): None for task_id in request.task_ids})
             raise
-        self._lost_at.pop(request.name, None)
+        self._unsettled.pop(request.name, None)
         return job_ids
 
     def _in_the_queue(self, request: Request) -> dict[int, Entry]:
@@ -177,11 +181,9 @@ class ClusterEngine(EngineBase):
         Raises:
             Unreachable: there is no such look yet.
         """
-        since = self._began
-        if request.name in self._lost_at:
-            since = self._lost_at[request.name] + LOST_S
-            if time.monotonic() < since:
-                raise Unreachable("a submission was lost a moment ago")
+        since = self._unsettled.get(request.name, self._began)
+        if time.monotonic() < since:
+            raise Unreachable("a submission was lost a moment ago")
         picture = self._watch.picture_since(since)
         found = {}
         for task_id in request.task_ids:
@@ -201,7 +203,7 @@ class ClusterEngine(EngineBase):
         """``queue``, ``running`` or ``queue_error``; ``unknown`` where only files can tell."""
         name = self.queue_name(task)
         key = name, task_id
-        if key in self._held:
+        if self._is_held(task, key):
             return gs.STATE_QUEUE_ERROR
         submitted_name = self._name(name)
         with self._lock:
@@ -210,8 +212,7 @@ class ClusterEngine(EngineBase):
         living = self._living(picture, submitted_name, task_id)
         if living:
             self._warn_of_twins(key, living)
-            is_running = any(entry.phase == Phase.RUNNING for entry in living)
-            return gs.STATE_RUNNING if is_running else gs.STATE_QUEUE
+            return _state_of(living)
         job_id, submitted_at = self._last_submission(task, key)
         if job_id is None:
             return gs.STATE_UNKNOWN
@@ -223,10 +224,21 @@ class ClusterEngine(EngineBase):
         return self._state_of_stillborn(task, key, job_id, "it is gone from the queue")
 
     def look(self, task: Task, task_id: int) -> str:
-        """As ``task_state``; the queue is asked once if nobody has looked at it yet."""
+        """Whether it is in the queue; what became of tasks that are not is the manager's to decide."""
         if self._watch.picture.taken_at == float("-inf"):
             self._watch.look()
-        return self.task_state(task, task_id)
+        living = self._living(self._watch.picture, self._name(self.queue_name(task)), task_id)
+        return _state_of(living) if living else gs.STATE_UNKNOWN
+
+    def _is_held(self, task: Task, key: Key) -> bool:
+        """Whether a task id waits for a person, who has not yet put its last submission aside (sis retry)."""
+        if key not in self._held:
+            return False
+        if self._held[key] is None or self.get_submit_history(task).get(key[1]):
+            return True
+        for known in (self._held, self._submitted, self._stillborn):
+            known.pop(key, None)
+        return False
 
     def _state_after(self, entry: Entry, task: Task, key: Key) -> str:
         """The state of a task id that ended without a marker."""
@@ -235,7 +247,8 @@ class ClusterEngine(EngineBase):
         if time.monotonic() - seen_at < gs.WAIT_PERIOD_JOB_FS_SYNC:  # its marker or log may still come
             return gs.STATE_RUNNING
         if entry.end == End.CANCELLED and element not in self._cancelled | self._ended_before:
-            self._hold(key, f"cancelled by somebody else: {entry.said}. sis retry runs it again")
+            said = f"cancelled by somebody else: {entry.said}. sis retry runs it again"
+            self._hold(key, entry.job_id, said)
             return gs.STATE_QUEUE_ERROR
         if entry.end in (End.NODE_LOST, End.PREEMPTED, End.CANCELLED):
             return gs.STATE_UNKNOWN
@@ -255,11 +268,11 @@ class ClusterEngine(EngineBase):
         if len(jobs) < _MOST_STILLBORN:
             return gs.STATE_UNKNOWN
         words = "\n".join(last_lines(log, 20)) if log is not None else ""
-        self._hold(key, f"ended before it began, {len(jobs)} times: {said}\n{words}".rstrip())
+        self._hold(key, job_id, f"ended before it began, {len(jobs)} times: {said}\n{words}".rstrip())
         return gs.STATE_QUEUE_ERROR
 
-    def _hold(self, key: Key, reason: str) -> None:
-        self._held[key] = reason
+    def _hold(self, key: Key, job_id: str, reason: str) -> None:
+        self._held[key] = job_id
         logging.error("%s %d: %s", *key, reason)
 
     def _last_submission(self, task: Task, key: Key) -> tuple[str | None, float]:
@@ -275,7 +288,8 @@ class ClusterEngine(EngineBase):
         return self._submitted[key]
 
     def _warn_of_twins(self, key: Key, living: list[Entry]) -> None:
-        if len(living) > 1 and key not in self._held:
+        if len(living) > 1 and key not in self._twins:
+            self._twins.add(key)
             jobs = ", ".join(entry.job_id for entry in living)
             logging.warning("%s %d is in the queue %d times: %s", *key, len(living), jobs)
 
@@ -368,6 +382,12 @@ class ClusterEngine(EngineBase):
     def get_job_node_hostnames(self) -> list[str]:
         """See base."""
         return self._scheduler.nodes() or super().get_job_node_hostnames()
+
+
+def _state_of(living: Collection[Entry]) -> str:
+    """Of a task id that is in the queue."""
+    is_running = any(entry.phase == Phase.RUNNING for entry in living)
+    return gs.STATE_RUNNING if is_running else gs.STATE_QUEUE
 
 
 def _job_id(info: SubmitInfo, task_id: int) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sisyphus.engines.cluster import events
 from sisyphus.engines.cluster.commands import CommandFailed, Unreachable
-from sisyphus.engines.cluster.scheduler import Entry, Phase, Scheduler, without_offset
+from sisyphus.engines.cluster.scheduler import Entry, Scheduler, without_offset
 
 HINTS_EVERY_S = 0.5
 """One listing of a folder."""
@@ -44,10 +44,6 @@ class Picture:
     def entries(self, name: str, task_id: int) -> list[Entry]:
         """All submissions of a task id that the scheduler knows."""
         return self.by_task.get((name, task_id), [])
-
-    def alive(self) -> set[tuple[str, int]]:
-        """What is queued or running."""
-        return {key for key, its in self.by_task.items() if any(entry.phase != Phase.ENDED for entry in its)}
 
 
 class QueueWatch:
