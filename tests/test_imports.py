@@ -1,6 +1,8 @@
 """The arrows of docs/design.md, read from the import statements."""
 
 import ast
+import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,14 @@ LIGHT = [
 ]
 
 
-def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Names of the modules that a file imports; imports for the type checker do not count."""
+def imported(path: Path, *, top_level_only: bool = False, members: bool = False) -> set[str]:
+    """Names of the modules that a file imports; imports for the type checker do not count.
+
+    Args:
+        path: the file.
+        top_level_only: without those inside functions.
+        members: ``a.b`` for ``from a import b``; and texts that look like it, as ``import_module`` gets them.
+    """
     found = set()
     stack: list[ast.AST] = [ast.parse(path.read_text())]
     while stack:
@@ -35,9 +43,26 @@ def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
+            found.update(
+                [f"{node.module}.{alias.name}" for alias in node.names] if members else [node.module]
+            )
+        elif members and isinstance(node, ast.Constant) and re.fullmatch(r"\w+(\.\w+)+", str(node.value)):
+            found.add(str(node.value))
         stack.extend(ast.iter_child_nodes(node))
     return found
+
+
+def dependencies(folder: Path) -> dict[str, set[str]]:
+    """Which modules each module of a package imports; also inside functions, also by name in a text."""
+    files = {}
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(folder.parent).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return {
+        module: {name if name in files else name.rpartition(".")[0] for name in imported(path, members=True)}
+        & files.keys()
+        for module, path in files.items()
+    }
 
 
 def packages(path: Path, **options: bool) -> set[str]:
@@ -75,6 +100,11 @@ def test_methods_are_pure(path: Path) -> None:
     allowed.add("merging.methods")
     inner = {name for name in imported(path) if name.split(".")[0] == "merging"}
     assert all(any(name == a or name.startswith(a + ".") for a in allowed) for name in inner), inner
+
+
+@pytest.mark.parametrize("package", ["merging", "sisyphus"])
+def test_imports_form_no_circle(package: str) -> None:
+    TopologicalSorter(dependencies(ROOT / "code" / package)).prepare()  # a CycleError names the circle
 
 
 def test_code_is_no_package() -> None:

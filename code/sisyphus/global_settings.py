@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sisyphus.hash import short_hash
 from sisyphus.states import State
+from sisyphus.units import str_to_GB, str_to_hours
 
 if TYPE_CHECKING:
     from sisyphus.engines.base import EngineBase
@@ -33,15 +34,8 @@ if TYPE_CHECKING:
 
 def engine() -> EngineBase:
     """Make the engine that runs the tasks; called once in each process, also in workers."""
-    from sisyphus.localengine import LocalEngine
-
-    num_cpus = os.cpu_count() or 1
-    if ENGINE_NOT_SETUP_WARNING:
-        logging.info(
-            f"No engine is set up in {GLOBAL_SETTINGS_FILE_DEFAULT}: tasks run on this machine, "
-            f"on {num_cpus} cpus and no gpu."
-        )
-    return LocalEngine(cpu=num_cpus, gpu=0)
+    assert default_engine is not None, "the package sets it when it is imported"
+    return default_engine()
 
 
 def worker_wrapper(job: Job, task_name: str, call: list[str]) -> list[str]:
@@ -65,8 +59,6 @@ def update_engine_rqmt(last_rqmt: dict[str, Any], last_usage: dict[str, Any]) ->
         last_usage: its usage file: ``max`` (rss in GB), ``used_time`` (hours), ``out_of_memory``; may also
             hold ``out_of_time``, what the engine reported.
     """
-    from sisyphus.tools import str_to_GB, str_to_hours
-
     updated = dict(last_rqmt)
     requested_hours = str_to_hours(last_rqmt.get("time", 1))
     requested_gb = str_to_GB(last_rqmt.get("mem", 1))
@@ -332,6 +324,9 @@ SISYPHUS_LOGO = r"""
 
 BASE_DIR = os.getcwd()
 """Directory the process was started in; relative paths are relative to it."""
+default_engine: Callable[[], EngineBase] | None = None
+"""Makes the engine where the settings name none. The package puts it here (``engines/default.py``): engines
+stand on the settings, which therefore import none."""
 active_engine: EngineBase | None = None
 """In a worker the engine that it runs under."""
 ENVIRONMENT_SETTINGS: dict[str, Any] = {}

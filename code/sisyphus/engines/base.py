@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sisyphus.global_settings as gs
 from sisyphus.errors import DeferSubmission, EngineError
 from sisyphus.running import usage
-from sisyphus.tools import str_to_GB, str_to_hours
+from sisyphus.units import str_to_GB, str_to_hours
 
 if TYPE_CHECKING:
     from sisyphus.task import Task
