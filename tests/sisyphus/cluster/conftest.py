@@ -67,6 +67,12 @@ RECIPE = '''
 
         def run(self, index):
             note("begin", self.name, index)
+            try:
+                self.work(index)
+            finally:  # also if it is asked to end
+                note("leave", self.name, index)
+
+        def work(self, index):
             held = bytearray(os.urandom(2**20)) * self.mib
             flag = os.environ["HOME"] + "/go"
             deadline = time.time() + self.seconds

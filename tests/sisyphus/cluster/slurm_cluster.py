@@ -21,6 +21,7 @@ import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 NUM_NODES, CPUS, MEMORY_MB, GPUS = 2, 8, 16000, 2
+PREEMPT_MODES = ("REQUEUE", "CANCEL")
 _CGROUP_V1 = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -131,7 +132,11 @@ class SlurmCluster:
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
                 f"RealMemory={MEMORY_MB} Gres=gpu:fake:{GPUS} State=UNKNOWN\n"
             )
-        text += "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n"
+        partitions = {"main": "Default=YES PriorityTier=10 PreemptMode=OFF"}
+        for mode in PREEMPT_MODES:  # what main pushes out of these is handled so
+            partitions[mode.lower()] = f"PriorityTier=1 PreemptMode={mode}"
+        for name, options in partitions.items():
+            text += f"PartitionName={name} Nodes=ALL MaxTime=INFINITE State=UP {options}\n"
         (here / "etc" / "slurm.conf").write_text(text)
         (here / "etc" / "gres.conf").write_text(
             f"NodeName={','.join(self.nodes)} Name=gpu Type=fake File={here}/dev/gpu[0-{GPUS - 1}]\n"
@@ -153,7 +158,9 @@ class SlurmCluster:
     def wait_until_idle(self) -> None:
         """Return once both nodes would take jobs."""
         idle = ["idle"] * NUM_NODES
-        wait_for(lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == idle, "idle nodes", 120)
+        wait_for(
+            lambda: self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split() == idle, "idle nodes", 120
+        )
 
     @property
     def nodes(self) -> list[str]:

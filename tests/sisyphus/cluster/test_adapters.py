@@ -121,6 +121,7 @@ def test_the_queue_of_slurm() -> None:
         ("19", "1", "BRAND_NEW", "None", "", "other", gs.BASE_DIR),
         ("20", "1", "PENDING", "Priority", "", "exp.Job.abc.run", "/another/project"),
         ("21", "N/A", "RUNNING", "None", "node1", "no array", gs.BASE_DIR),
+        ("22", "1", "SUSPENDED", "None", "node1", "stopped for others", gs.BASE_DIR),
     ]
     printed = "\n".join("\x1f".join(line) for line in lines)
     entries = Slurm(Recorded(answers={"squeue": printed})).snapshot()
@@ -128,7 +129,9 @@ def test_the_queue_of_slurm() -> None:
         ("17", 2, Phase.RUNNING, None),
         ("18", 1001, Phase.ENDED, End.OUT_OF_MEMORY),
         ("19", 1, Phase.RUNNING, None),
+        ("22", 1, Phase.RUNNING, None),
     ]
+    assert [entry.job_id for entry in entries if entry.is_suspended] == ["22"]
 
 
 def test_a_controller_that_is_away() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sisyphus import global_settings as gs
@@ -110,6 +111,48 @@ def test_what_has_ended_is_no_reason_not_to_submit(scheduler: Listed, engine: Cl
     scheduler.entries = [Entry("1", 1, "Job.x.run", Phase.ENDED, End.PREEMPTED)]
     engine._watch.look()
     assert submit(engine, 1) == [("2", [1])]
+
+
+def after_an_end(
+    engine: ClusterEngine, scheduler: Listed, history: list[dict[str, object]], end: End
+) -> dict[str, object]:
+    """What is noted of the next submission, if the last one ended like this."""
+    task = SimpleNamespace(
+        job=SimpleNamespace(
+            _sis_id=lambda: "Job.x",
+            _sis_dir=SimpleNamespace(submissions=lambda name: [([1], info) for info in history]),
+        ),
+        name=lambda: "run",
+    )
+    after_run = engine.last_run(task, 1)  # type: ignore[arg-type]
+    job_id = str(len(history) + 1)
+    scheduler.entries.append(Entry(job_id, 1, "Job.x.run", Phase.ENDED, end))
+    engine._watch.look()
+    return {"engine_info": [(job_id, [1])], "after_run": after_run}
+
+
+def test_what_is_taken_away_is_no_try(engine: ClusterEngine, scheduler: Listed) -> None:
+    history: list[dict[str, object]] = []
+    for end in (End.PREEMPTED, End.NODE_LOST, End.OUT_OF_TIME, End.PREEMPTED, End.FAILED, End.FAILED):
+        history.append(after_an_end(engine, scheduler, history, end))
+    assert [info["after_run"] for info in history] == ["0", "0", "0", "1", "1", "2"]
+
+
+def test_what_is_always_taken_away_is_given_up(engine: ClusterEngine, scheduler: Listed) -> None:
+    history: list[dict[str, object]] = []
+    for _ in range(15):
+        history.append(after_an_end(engine, scheduler, history, End.PREEMPTED))
+    assert history[10]["after_run"] == "0"
+    assert history[14]["after_run"] == "4"
+
+
+def test_what_the_scheduler_stops_does_not_hang(engine: ClusterEngine, scheduler: Listed) -> None:
+    task = SimpleNamespace(job=SimpleNamespace(_sis_id=lambda: "Job.x"), name=lambda: "run")
+    for is_suspended in (False, True):
+        scheduler.entries = [Entry("1", 1, "Job.x.run", Phase.RUNNING, is_suspended=is_suspended)]
+        engine._watch.look()
+        signs = {engine.activity(task, 1) for _ in range(2)}  # type: ignore[arg-type]
+        assert len(signs) == (2 if is_suspended else 1)
 
 
 def test_a_refusal_is_passed_on(engine: ClusterEngine, scheduler: Listed) -> None:

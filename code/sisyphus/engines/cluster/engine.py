@@ -45,6 +45,8 @@ LOST_S = 10.0
 """So long after a submission whose reply was lost, what was submitted must be in the queue."""
 _MOST_STILLBORN = 2
 """Submissions of a task id that ended before the worker began."""
+_MOST_TAKEN_AWAY = 10
+"""Runs of a task id that were preempted or lost their node, and do not count as tries."""
 
 _MEMORY_KILLS: Final = ("oom-kill", "oom_kill", "Exceeded job memory limit", "TERM_MEMLIMIT")
 
@@ -216,7 +218,7 @@ class ClusterEngine(EngineBase):
         job_id, submitted_at = self._last_submission(task, key)
         if job_id is None:
             return gs.STATE_UNKNOWN
-        end = next((e for e in picture.entries(submitted_name, task_id) if e.job_id == job_id), None)
+        end = picture.entry(submitted_name, task_id, job_id)
         if end is not None:
             return self._state_after(end, task, key)
         if not self._watch.is_reliable or picture.taken_at < submitted_at:
@@ -299,8 +301,7 @@ class ClusterEngine(EngineBase):
         if job_id is None:
             return {}
         name = self._name(self.queue_name(task))
-        entries = self._watch.picture.entries(name, task_id)
-        entry = next((entry for entry in entries if entry.job_id == job_id), None)
+        entry = self._watch.picture.entry(name, task_id, job_id)
         end = entry.end if entry is not None else None
         if end in (None, End.OK, End.FAILED):  # steps tell more than the job
             try:
@@ -313,6 +314,27 @@ class ClusterEngine(EngineBase):
         if end == End.OUT_OF_MEMORY or any(word in said for word in _MEMORY_KILLS):
             return {"out_of_memory": True}
         return {"out_of_time": True} if end == End.OUT_OF_TIME else {}
+
+    def last_run(self, task: Task, task_id: int) -> str:
+        """How many runs were the task's own tries: preempted ones, and those whose node was lost, are not.
+
+        After so many of those that something must be wrong, they count, too.
+        """
+        history = self.get_submit_history(task).get(task_id, [])
+        if not history:
+            return "0"
+        known = str(history[-1].get("after_run"))
+        counted = int(known) if known.isdecimal() else len(history) - 1
+        num_taken_away = len(history) - 1 - counted
+        name, job_id = self._name(self.queue_name(task)), _job_id(history[-1], task_id)
+        entry = self._watch.picture.entry(name, task_id, job_id)
+        was_taken_away = entry is not None and entry.end in (End.NODE_LOST, End.PREEMPTED)
+        return str(counted + (not was_taken_away or num_taken_away >= _MOST_TAKEN_AWAY))
+
+    def activity(self, task: Task, task_id: int) -> float | None:
+        """Time goes on for a task that the scheduler itself has stopped for others: it does not hang."""
+        living = self._living(self._watch.picture, self._name(self.queue_name(task)), task_id)
+        return time.monotonic() if any(entry.is_suspended for entry in living) else None
 
     def cancel(self, task: Task) -> None:
         """Cancel all ids of a task that are queued or running.

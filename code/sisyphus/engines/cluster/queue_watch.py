@@ -45,6 +45,10 @@ class Picture:
         """All submissions of a task id that the scheduler knows."""
         return self.by_task.get((name, task_id), [])
 
+    def entry(self, name: str, task_id: int, job_id: str | None) -> Entry | None:
+        """One submission of a task id, if the scheduler knows it."""
+        return next((entry for entry in self.entries(name, task_id) if entry.job_id == job_id), None)
+
 
 class QueueWatch:
     """Looks at the queue.

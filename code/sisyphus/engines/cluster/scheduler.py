@@ -53,6 +53,8 @@ class Entry:
     said: str = ""
     """The scheduler's own words: state and reason."""
     node: str = ""
+    is_suspended: bool = False
+    """It has a place, but is stopped for others."""
 
 
 @dataclass(frozen=True)

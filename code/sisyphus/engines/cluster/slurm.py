@@ -41,6 +41,7 @@ _QUEUED: Final = (
     "RESV_DEL_HOLD",
 )
 _RUNNING: Final = ("RUNNING", "SUSPENDED", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING")
+_SUSPENDED: Final = ("SUSPENDED", "STOPPED")
 _ENDS: Final = {
     "COMPLETED": End.OK,
     "FAILED": End.FAILED,
@@ -138,7 +139,8 @@ class Slurm(Scheduler):
             if number.isdecimal() and folder == gs.BASE_DIR:
                 phase, end = self._meaning(state)
                 task_id = int(number) + offset_of(name)
-                entries.append(Entry(job_id, task_id, name, phase, end, f"{state} ({reason})", node))
+                said, is_suspended = f"{state} ({reason})", state in _SUSPENDED
+                entries.append(Entry(job_id, task_id, name, phase, end, said, node, is_suspended))
         return entries
 
     def history(self, job_id: str) -> dict[int, End]:
