@@ -33,7 +33,8 @@ class HessianOptions:
     predictions, as in r-three/mats, which makes tasks with many predictions an example weigh less."""
     kfac_bias: bool = False
     """Whether the bias is one more input of its layer, always 1, so that A of K-FAC is (i + 1, i + 1)
-    (homogeneous coordinates). Merges read the part of the weight, which is the same as without."""
+    (homogeneous coordinates). ``gradient_matching_kfac`` and ``mats`` then merge both as one matrix;
+    RegMean reads the part of the weight, which is the same as without."""
     kfac_sharing: Literal["expand", "reduce"] = "expand"
     """Of what K-FAC factors are taken where all positions of an example share a weight (Eschenhagen et al.,
     NeurIPS 2023): "expand": of every position by itself; "reduce": of the mean of an example's inputs and the

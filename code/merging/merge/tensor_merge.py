@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from merging.files.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
 from merging.merge.compute_options import ComputeOptions
 from merging.merge.cost import CHILD_BYTES, PIECE, PROCESS_BYTES, Cost, num_cpus
 from merging.merge.devices import Gpu, Processor, open_device
+from merging.merge.layers import JointLayer, joint_layers
 from merging.merge.processes import can_fork, map_in_processes
 from merging.merge.tensor_plan import Plan
 from merging.merge.workers import Workers
@@ -145,6 +147,28 @@ class InputPiece(Mapping[str, Any]):
             tensor = torch.cat([tensor, missing])
         check_finite(tensor, name, source.label, f"{again} it again.")
         return tensor.view(self._shape)
+
+
+class LayerPiece(InputPiece):
+    """The inputs of a method for weight and bias of a linear layer, as one matrix."""
+
+    def __init__(self, inputs: _Inputs, layer: JointLayer) -> None:
+        """Stand for the whole layer; the weight gives its name."""
+        size = math.prod(layer.shape)
+        super().__init__(inputs, layer.weight, 0, size, layer.shape)
+        self.parameter = Where(layer.weight, layer.shape, size=size)
+        self.layer = layer
+        infos = {name: inputs.template.tensors[name] for name in (layer.weight, layer.bias)}
+        self._parts = [
+            InputPiece(inputs, name, 0, info.num_elements, info.shape) for name, info in infos.items()
+        ]
+
+    def _value(self, source: Source | Statistic) -> Any:
+        if isinstance(source, Statistic):
+            return self._inputs.device.moved(source.of_layer(self.layer.weight))
+        weight, bias = (part._read(source) for part in self._parts)
+        self.has_curvature = all(part.has_curvature for part in self._parts)
+        return self.layer.join(weight, bias)
 
 
 class InputPieces:
@@ -283,6 +307,33 @@ class TensorMerge:
         self._kinds = {name: kind for kind in ("copied", "heads", "buffers") for name in getattr(plan, kind)}
 
     @cached_property
+    def _layers(self) -> dict[str, JointLayer]:
+        """Weights that are merged as one with their biases: where the curvature is of both, and both have the
+        same options."""
+        merged, at = {*self._plan.merged} - {*self._plan.tied.values()}, self._resolver.at
+        given = (its for value in self._inputs.by_key.values() for its in _sources(value))
+        statistics = [its for its in given if isinstance(its, Statistic)]
+        found = joint_layers(statistics, sorted(merged), self._template.tensors)
+        return {name: its for name, its in found.items() if at(name) == at(its.bias)}
+
+    @cached_property
+    def _weights(self) -> dict[str, str]:
+        """The weight that a bias is merged with."""
+        return {its.bias: weight for weight, its in self._layers.items()}
+
+    @property
+    def _parameters(self) -> Iterator[str]:
+        """What the method merges, one after another."""
+        return (name for name in self._plan.merged if name not in self._weights)
+
+    def _units(self, names: Iterable[str]) -> list[list[str]]:
+        """Names of the output, together where they are computed together."""
+        units: dict[str, list[str]] = {}
+        for name in names:
+            units.setdefault(self._weights.get(name, name), []).append(name)
+        return list(units.values())
+
+    @cached_property
     def summary(self) -> Any:
         """Whole-model numbers of the method, or None; whoever asks first waits until they are taken."""
         return self._summarize(num_processes=1)
@@ -292,7 +343,7 @@ class TensorMerge:
             return None
 
         def pieces() -> Iterator[InputPiece]:
-            return (piece for name in self._plan.merged for piece in self._pieces(name))
+            return (piece for name in self._parameters for piece in self._pieces(name))
 
         is_shared = num_processes > 1
         with self._workers(1 if is_shared else None) as workers:
@@ -339,7 +390,7 @@ class TensorMerge:
         """
         self.summary  # noqa: B018 - taken before the first tensor
         with self._workers() as workers:
-            workers.map(lambda name: self._tensor(name, sink, workers), names)
+            workers.map(lambda unit: self._unit(unit, sink, workers), self._units(names))
 
     def run_shared(self, names: Iterable[str], sink: Sink) -> None:
         """As ``run``, for a sink that several processes may call, such as one that writes into a file.
@@ -350,35 +401,35 @@ class TensorMerge:
         Raises:
             CheckpointError: an input or the result has NaN or infinite values.
         """
-        names = list(names)
-        sizes = [self.infos[name].num_elements for name in names]
-        num_processes = self._num_processes(sum(sizes), len(names))
+        units = self._units(names)
+        sizes = [sum(self.infos[name].num_elements for name in unit) for unit in units]
+        num_processes = self._num_processes(sum(sizes), len(units))
         if num_processes == 1:
-            self.run(names, sink)
+            self.run(itertools.chain(*units), sink)
             return
         if "summary" not in self.__dict__:  # taken once, for all processes, and by all of them
             self.summary = self._summarize(num_processes)
         before = self.counted, self._compute, self._max_bytes
 
-        def work(share: Sequence[str]) -> Counted:
+        def work(share: Sequence[list[str]]) -> Counted:
             self.counted, self._compute = Counted(), dataclasses.replace(self._compute, num_threads=1)
             if self._max_bytes is not None:
                 self._max_bytes = self._share_of_room(num_processes)
-            self.run(share, sink)
+            self.run(itertools.chain(*share), sink)
             return self.counted
 
         try:
-            found = map_in_processes(work, names, sizes, num_processes)
+            found = map_in_processes(work, units, sizes, num_processes)
         finally:
             self.counted, self._compute, self._max_bytes = before
         for counted in found:
             self.counted.add(counted)
 
-    def _num_processes(self, num_elements: int, num_names: int) -> int:
+    def _num_processes(self, num_elements: int, num_units: int) -> int:
         """How many processes are worth their start, and fit into the memory that is allowed."""
         if self._device.piece is not None or not can_fork() or num_elements < SHARED_ELEMENTS:
             return 1
-        wanted = min(self._compute.num_threads or num_cpus(), num_names)
+        wanted = min(self._compute.num_threads or num_cpus(), num_units)
         if self._max_bytes is None:
             return wanted
         needed = max((piece.num_bytes for piece in self._first_pieces()), default=0)
@@ -388,9 +439,10 @@ class TensorMerge:
         assert self._max_bytes is not None
         return (self._max_bytes - (num_processes - 1) * CHILD_BYTES) // num_processes
 
-    def _tensor(self, name: str, sink: Sink, workers: Workers) -> None:
-        """Compute one tensor of the output."""
-        kept = self._plan.tied.get(name, name)
+    def _unit(self, unit: Sequence[str], sink: Sink, workers: Workers) -> None:
+        """Compute one tensor of the output, or what is computed together of a layer."""
+        name = unit[0]
+        kept = self._weights.get(name, self._plan.tied.get(name, name))
         kind = self._kinds.get(kept)
         if kind == "copied":
             self._copy(name, kept, sink)
@@ -409,7 +461,7 @@ class TensorMerge:
 
             def merge(piece: InputPiece) -> None:
                 with workers.claim(piece.num_bytes), piece.at_work():
-                    self._merge(name, piece, arguments, sink)
+                    self._merge(unit, piece, arguments, sink)
 
             workers.map(merge, pieces)
 
@@ -419,11 +471,13 @@ class TensorMerge:
         for start in range(0, size, PIECE):
             sink(name, start, self._template.read_piece(kept, start, min(start + PIECE, size)))
 
-    def _merge(self, name: str, piece: InputPiece, arguments: Mapping[str, Any], sink: Sink) -> None:
-        """Run the method on one piece."""
+    def _merge(
+        self, unit: Sequence[str], piece: InputPiece, arguments: Mapping[str, Any], sink: Sink
+    ) -> None:
+        """Run the method on one piece, and pass on what was asked for of it."""
         counted = Counted()
         inputs: dict[str, Any] = dict(piece)
-        if name == piece.parameter.name:  # tied tensors count once
+        if piece.parameter.name in unit:  # tied tensors count once
             counted.num_without_curvature = self._count_without_curvature(piece, inputs)
         reported: dict[str, float | str] = {}
         offered = {
@@ -434,7 +488,13 @@ class TensorMerge:
         }
         inputs |= {key: value for key, value in offered.items() if key in self._takes}
         result: Tensor = self._module.merge(**inputs, **arguments, options=piece.options)
-        self._give(name, piece.parameter.name, piece.start, result, sink)
+        if isinstance(piece, LayerPiece):
+            reported["bias"] = piece.layer.bias
+            for name, part in piece.layer.split(result).items():
+                if name in unit:
+                    self._give(name, name, 0, part, sink)
+        else:
+            self._give(unit[0], piece.parameter.name, piece.start, result, sink)
         if reported:
             counted.reports[piece.parameter.name] = reported
         with self._counting:
@@ -447,7 +507,10 @@ class TensorMerge:
         sink(name, start, self._device.on_host(stored))
 
     def _pieces(self, name: str) -> Iterator[InputPiece]:
-        """A parameter as a whole, or in pieces of elements or rows."""
+        """A parameter as a whole, or in pieces of elements or rows; weight and bias where they are one."""
+        if name in self._layers:
+            yield LayerPiece(self._inputs, self._layers[name])
+            return
         shape = self._template.tensors[name].shape
         size = self._template.tensors[name].num_elements
         granularity, most = self._granularity(name), self._device.piece or PIECE
@@ -494,7 +557,7 @@ class TensorMerge:
 
     def _first_pieces(self) -> Iterator[InputPiece]:
         """One of each merged parameter; no other piece of it is larger."""
-        return (next(self._pieces(name)) for name in self._plan.merged)
+        return (next(self._pieces(name)) for name in self._parameters)
 
     def _room(self) -> int | None:
         """Bytes that pieces may take at a time; None: no limit.

@@ -78,6 +78,10 @@ class Factors:
     """By what A (x) G is multiplied: the size of the training set for K-FAC, 1 for a Gram matrix."""
     num_positions: int = 0
     """Positions that A is the mean of."""
+    bias: str | None = None
+    """The parameter that the last row and column of A belong to, as to the weight of an input that is always
+    1; None: A is of the weight alone. Methods see None: they get weight and bias as one parameter, or A
+    without that row and column."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ by conjugate gradients in float64 whose preconditioner is the closed form for tw
 step is enough, for two tasks without H_0 or one with it. Where only A_t are given, Cholesky's method solves.
 What nobody knows anything of is as in task arithmetic, also with delta_0 = 0; factors of too few examples
 get a ridge of the size of their rounding, and all of them ``damping``. Parameters without factors are merged
-by ``gradient_matching`` with diagonal Hessians, or by task arithmetic (``others``).
+by ``gradient_matching`` with diagonal Hessians, or by task arithmetic (``others``). Where A_t is of the bias,
+too, as of one more input (``kfac_bias`` of the estimates), X has a row for it: they are merged together.
 
 Special cases, tested: those of ``gradient_matching``, with operators for diagonals; diagonal factors give its
 result; for quadratic losses and proximal training it is the joint optimum.

@@ -9,9 +9,10 @@
     kfac               A_t X G_t                   the weighted average
     block              B_t x, B_t is d x d         the weighted average
 
-with X = W^T. A run that is cut short stays near its start, so the number of iterations and the initialisation
-are hyperparameters; the authors start from the best task-arithmetic model and take 100 iterations for full
-models, 10 for (IA)3 vectors.
+with X = W^T; where A_t is of the bias, too (``kfac_bias`` of the estimates), X has a row for it, and weight
+and bias are merged together. A run that is cut short stays near its start, so the number of iterations and
+the initialisation are hyperparameters; the authors start from the best task-arithmetic model and take 100
+iterations for full models, 10 for (IA)3 vectors.
 
 Special cases, tested: run to the end, "regmean" is RegMean and "diagonal_fisher" is Fisher-weighted
 averaging; one task is its model; for quadratic losses with the given curvature the result minimises
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from merging.errors import OptionError
 from merging.methods import average
 from merging.methods._linear import (
+    DampingUnit,
     Diagonal,
     Kronecker,
     balanced,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
     from merging.methods._seam import Granularity, Parameter, Report
 
+VERSION = 2  # 1: damping was 0.1 of the mean of the diagonal, unless options said otherwise
+
 T = TypeVar("T")
 STATISTIC = {"diagonal_fisher": "hessians", "regmean": "grams", "kfac": "factors", "block": "blocks"}
 
@@ -65,9 +69,13 @@ class Options:
     any merged model, or the base. What all C_t leave open stays as it is there."""
     off_diagonal_scaling: float = 1.0
     """What the elements of A_t, G_t and B_t beside the diagonal are multiplied by; 0..1."""
-    damping: float = 0.1
-    """Of objective "kfac": added to the diagonals of A_t and G_t, in units of their means, >= 0. The authors
-    have none; then a run to the end may lie far outside of the models, in directions without curvature."""
+    damping: float = 0.01
+    """Of objective "kfac": added to the diagonals of A_t and G_t, in units of ``damping_unit``, >= 0. The
+    authors have none; then a run to the end may lie far outside of the models, in directions without
+    curvature."""
+    damping_unit: DampingUnit = "norm"
+    """Of each A_t and G_t: the mean of the diagonal, or the Frobenius norm, which holds for layers of any
+    width; see ``gradient_matching_kfac``."""
     weights: Mapping[str, float] | None = None
     """c_t by task, >= 0; by default all alike. Only their ratios matter."""
     tolerance: float = 1e-5
@@ -171,6 +179,7 @@ def merge(
             weight=factor,
             off_diagonal=options.off_diagonal_scaling,
             damping=options.damping if options.objective == "kfac" else 0.0,
+            damping_unit=options.damping_unit,
         )
         for task, factor in c.items()
     }

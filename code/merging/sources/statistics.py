@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from merging.errors import CheckpointError
 from merging.files.checkpoints import TensorInfo
+from merging.methods._seam import Factors
 from merging.sources import Source, read_for_computing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What the last input of a layer's factors belongs to."""
+
+    name: str
+    """Of the bias."""
+    transposed: bool = False
+    """The weight is stored as (inputs, outputs)."""
 
 
 class Statistic(ABC):
@@ -29,6 +41,15 @@ class Statistic(ABC):
     def of(self, name: str) -> Any:
         """What ``merge`` gets for a parameter; None where nothing is known of it."""
 
+    @property
+    def biases(self) -> Mapping[str, Bias]:
+        """The bias that factors are of, too, by weight."""
+        return {}
+
+    def of_layer(self, weight: str) -> Any:
+        """What ``merge`` gets for a weight and its bias as one matrix, (outputs, inputs + 1)."""
+        return self.of(weight)
+
 
 class MemoryStatistic(Statistic):
     """Statistics in memory, by name of the parameter."""
@@ -45,7 +66,34 @@ class MemoryStatistic(Statistic):
 
     def of(self, name: str) -> Any:
         """What is known of one parameter, or None."""
-        return self._values.get(name)
+        value = self._values.get(name)
+        return of_weight(value) if isinstance(value, Factors) else value
+
+    @property
+    def biases(self) -> Mapping[str, Bias]:
+        """See the base class."""
+        return {
+            name: Bias(value.bias, value.transposed)
+            for name, value in self._values.items()
+            if isinstance(value, Factors) and value.bias is not None
+        }
+
+    def of_layer(self, weight: str) -> Any:
+        """See the base class."""
+        value = self._values.get(weight)
+        return None if value is None else of_weight_and_bias(value)
+
+
+def of_weight(factors: Factors) -> Factors:
+    """The factors of the weight by itself: without what the bias adds to them."""
+    if factors.bias is None:
+        return factors
+    return replace(factors, inputs=factors.inputs[:-1, :-1].contiguous(), bias=None)
+
+
+def of_weight_and_bias(factors: Factors) -> Factors:
+    """The factors of [W b], (outputs, inputs + 1), however the weight is stored."""
+    return replace(factors, bias=None, transposed=False)
 
 
 class WholeModelStatistic(Statistic):

@@ -12,7 +12,14 @@ from merging.errors import CheckpointError
 from merging.hessians.artifact import HEADS, INPUTS, NEURONS, OUTPUTS, StoredHessian, folders_of
 from merging.methods._seam import Factors, MaskFisher
 from merging.sources import for_computing
-from merging.sources.statistics import HessianSource, Statistic, WholeModelStatistic
+from merging.sources.statistics import (
+    Bias,
+    HessianSource,
+    Statistic,
+    WholeModelStatistic,
+    of_weight,
+    of_weight_and_bias,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,20 +157,36 @@ class StoredFactors(Statistic):
         """Parameters that have factors."""
         return self._names
 
+    @property
+    def biases(self) -> Mapping[str, Bias]:
+        """See the base class; none for a method that asked for the inputs only."""
+        if not self._with_outputs:
+            return {}
+        record = self._stored.record
+        return {name: Bias(bias, name in record.transposed) for name, bias in record.biases.items()}
+
     def of(self, name: str) -> Factors | None:
-        """Read the factors of one parameter; None if it has none."""
+        """Read the factors of one weight by itself; None if it has none."""
+        stored = self._read(name)
+        return None if stored is None else of_weight(stored)
+
+    def of_layer(self, weight: str) -> Factors | None:
+        """Read the factors of a weight and its bias as one matrix; None if it has none."""
+        stored = self._read(weight)
+        return None if stored is None else of_weight_and_bias(stored)
+
+    def _read(self, name: str) -> Factors | None:
+        """The factors of one weight as they are stored."""
         if name not in self._names:
             return None
         record, read = self._stored.record, self._stored.checkpoint.read
-        inputs = for_computing(read(name + INPUTS))
-        if name in record.biases:  # the last input is the bias's; the rest is the factor of the weight
-            inputs = inputs[:-1, :-1].contiguous()
         return Factors(
-            inputs=inputs,
+            inputs=for_computing(read(name + INPUTS)),
             outputs=for_computing(read(name + OUTPUTS)) if self._with_outputs else None,
             transposed=name in record.transposed,
             scale=self._scale,
             num_positions=record.num_positions.get(name, 0),
+            bias=record.biases.get(name),
         )
 
 

@@ -185,6 +185,32 @@ def test_off_diagonal_scaling_is_of_both_factors(inputs: dict[str, Any], run: Ru
     assert_close(merged, run("mats", inputs | {"factors": softened}, num_iterations=3))
 
 
+@pytest.mark.parametrize("unit", ["mean", "norm"])
+def test_damping_goes_to_both_factors(inputs: dict[str, Any], run: Run, unit: str) -> None:
+    def lifted(matrix: Tensor) -> Tensor:
+        size = matrix.norm() if unit == "norm" else matrix.diagonal().mean()
+        return matrix + 0.3 * size * torch.eye(len(matrix), dtype=matrix.dtype)
+
+    damped = {
+        task: replace(its, inputs=lifted(its.inputs), outputs=lifted(its.outputs))
+        for task, its in inputs["factors"].items()
+    }
+    merged = run("mats", inputs, damping=0.3, damping_unit=unit, num_iterations=4)
+    assert_close(merged, run("mats", inputs | {"factors": damped}, num_iterations=4))
+
+
+def test_without_options_damping_does_not_depend_on_the_width(inputs: dict[str, Any]) -> None:
+    """A hundredth of the norms; whatever is changed here needs another ``VERSION``."""
+
+    def merged(**options: Any) -> Tensor:
+        result: Tensor = MODULE.merge(**inputs, options=MODULE.Options(**options))
+        return result
+
+    assert_close(merged(), merged(damping=0.01, damping_unit="norm"), rtol=0, atol=0)
+    assert (merged() - merged(damping=0.1, damping_unit="mean")).abs().max() > 1e-3
+    assert MODULE.VERSION == 2
+
+
 def test_scale_of_the_factors_counts(inputs: dict[str, Any], run: Run) -> None:
     merged = run("mats", inputs, weights=WEIGHTS, initialization="zero")
     scales = {"a": 50.0, "b": 100.0, "c": 200.0}
