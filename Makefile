@@ -49,7 +49,7 @@ clean:
 	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && \
 	  $(PYTHON) -m pip --python .venv/bin/python install --quiet pip; }
 
-.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.installed: pyproject.toml constraints.txt code/merging/kernels/fused.c | .venv/bin/python
 	$(INSTALL) -e .
 	@touch $@
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
-from merging.methods._random import bernoulli
+from merging.kernels import Kept
+from merging.methods._random import bernoulli, draw
 from merging.methods._sparsify import Combination, check_share, l1_scales, tasks_of, value_of
 from merging.methods._tasks import per_task
 from merging.methods._thresholds import Cut, largest, num_elements
@@ -71,6 +72,30 @@ def measure_drop(pieces: Pieces, options: DropOptions) -> Measure:
             of_models=options.drop_from == "model",
         )
     return Measure(cuts, scales)
+
+
+def kept(
+    tasks: Collection[str], options: DropOptions, measure: Measure, parameter: Parameter
+) -> dict[str, Kept] | None:
+    """What :func:`dropped_vectors` leaves of each task vector, for :mod:`merging.kernels`, if they can do it."""
+    if options.drop_from == "model":
+        return None
+    found = {}
+    for task in tasks:
+        density = value_of(options.density, task)
+        scale = 1.0
+        if options.rescale == "l1":
+            scale = measure.scales[task]
+        elif options.rescale == "inverse_keep" and 0 < density < 1:
+            scale = 1 / density
+        if measure.cuts:
+            found[task] = measure.cuts[task].kept(parameter, scale)
+        elif density == 1:
+            found[task] = Kept(scale=scale)
+        else:
+            its = draw(density, seed=options.seed, task=task, parameter=parameter)
+            found[task] = Kept(draw=its, scale=scale)
+    return found
 
 
 def dropped_vectors(

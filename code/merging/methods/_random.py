@@ -12,6 +12,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from merging.kernels import Draw
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,7 +27,7 @@ def draws(num_elements: int, *, seed: int, task: str, parameter: Parameter) -> T
     import numpy as np
     import torch
 
-    key = hashlib.blake2b(json.dumps([seed, task, parameter.name]).encode(), digest_size=16).digest()
+    key = _key(seed, task, parameter)
     count, skip = divmod(parameter.start, _DRAWS_PER_COUNT)
     words = np.random.Philox(key=np.frombuffer(key, "<u8").astype(np.uint64), counter=count)
     # The words of random_raw, but other threads may go on meanwhile.
@@ -52,7 +54,22 @@ def bernoulli(keep: float | Tensor, like: Tensor, *, seed: int, task: str, param
     if isinstance(keep, torch.Tensor):
         limits = keep.double() * 2.0**32 - 2.0**31
         return drawn.to(limits).lt_(limits).to(like)
-    limit = -int(-keep * 2**32 // 1) - 2**31
+    limit = _limit(keep)
     if limit == 2**31:  # no int32 is above all int32
         return torch.ones_like(like)
     return drawn.lt_(limit).to(like)
+
+
+def draw(keep: float, *, seed: int, task: str, parameter: Parameter) -> Draw | None:
+    """What :func:`bernoulli` draws, for :mod:`merging.kernels`; None: everything is kept."""
+    limit = _limit(keep)
+    return None if limit == 2**31 else Draw(_key(seed, task, parameter), parameter.start, limit)
+
+
+def _key(seed: int, task: str, parameter: Parameter) -> bytes:
+    return hashlib.blake2b(json.dumps([seed, task, parameter.name]).encode(), digest_size=16).digest()
+
+
+def _limit(keep: float) -> int:
+    """What draws less is kept."""
+    return -int(-keep * 2**32 // 1) - 2**31

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from merging import kernels
 from merging.errors import OptionError
 from merging.methods._signs import merge_agreeing
 from merging.methods._tasks import check_finite, per_task, values
@@ -19,6 +20,7 @@ from merging.methods._thresholds import task_vectors
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.kernels import Kept
     from merging.methods._seam import Parameter, Piece, Pieces
 
 _NO_SUM = 1e-8  # below, a sum of weights is not divided by
@@ -118,10 +120,31 @@ def add_up(
 
 
 def agree(
-    base: Tensor, tasks: Collection[str], options: Combination, vector_of: Callable[[str], Tensor]
+    base: Tensor,
+    models: Mapping[str, Tensor],
+    options: Combination,
+    vector_of: Callable[[str], Tensor],
+    kept: Mapping[str, Kept] | None = None,
 ) -> Tensor:
-    """theta_0 + lambda times the sum, or the mean, of the w_t tau'_t that have the elected sign."""
-    weights = per_task("weights", options.weights, tasks)
+    """theta_0 + lambda times the sum, or the mean, of the w_t tau'_t that have the elected sign.
+
+    Args:
+        base: theta_0.
+        models: theta_t by task.
+        options: lambda, weights, mean or sum.
+        vector_of: makes tau'_t, a new tensor.
+        kept: how :mod:`merging.kernels` make it, if they can.
+    """
+    weights = per_task("weights", options.weights, models)
+    if kept is not None and kernels.can_fuse(base, *models.values()) and len(models) <= kernels.MAX_TASKS:
+        return kernels.merge_agreeing(
+            base,
+            [models[task] for task in weights],
+            [kept[task] for task in weights],
+            list(weights.values()),
+            is_mean=options.normalize,
+            scaling_factor=options.scaling_factor,
+        )
     vectors = dict(weighted_vectors(weights, vector_of))
     merged = merge_agreeing(vectors, weights, "mean" if options.normalize else "sum")
     return merged.mul_(options.scaling_factor).add_(base)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from merging.kernels import Kept, can_fuse, compare
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from merging.methods._seam import Piece, Pieces
+    from merging.methods._seam import Parameter, Piece, Pieces
 
 _COLLECT_ALL = 2**18  # elements; below, a sample would cost as much as it saves
 _SAMPLED_PIECES = (4, 256)  # an eighth of all, within these
@@ -47,11 +49,18 @@ class Cut:
             return vector
         flat = vector.view(-1)
         num_before = min(max(self.index - start, 0), flat.numel())
-        limit = _below(self.value, flat)  # hardshrink zeroes up to and with its limit
+        limit = _below(self.value, is_double=flat.dtype == torch.float64)  # hardshrink zeroes up to and with its limit
         for part, end in ((flat[:num_before], limit), (flat[num_before:], self.value)):
             if part.numel():
                 torch.hardshrink(part, end, out=part)
         return vector
+
+    def kept(self, parameter: Parameter, scale: float = 1.0) -> Kept:
+        """What ``keep_`` keeps of a piece, and then multiplies, for :mod:`merging.kernels`."""
+        if self.value <= 0:
+            return Kept(scale=scale)
+        num_before = min(max(self.index - parameter.start, 0), parameter.size)
+        return Kept(self.value, _below(self.value), num_before, scale=scale)
 
     def drop_(self, vector: Tensor, start: int = 0) -> Tensor:
         """Zero these elements in place."""
@@ -279,6 +288,8 @@ def _look(pieces: Pieces, searches: Sequence[_Search]) -> None:
         import torch
 
         base, models = piece["base"], piece["models"]
+        if can_fuse(base, *(models[task] for task in tasks)):
+            return [_compare(base, models[search.task], search.bracket, store) for search in searches]
         vector = torch.empty_like(base)  # once: asking for memory costs more than the arithmetic
         magnitudes: Any = vector.view(-1)
         if vector.device.type == "cpu":
@@ -320,6 +331,12 @@ class _Store:
         return place
 
 
+def _compare(base: Tensor, model: Tensor, bracket: tuple[float, float], store: _Store) -> _Seen:
+    """Compare the magnitudes of a task vector with a bracket."""
+    above, at_high, inside, at_low = compare(base, model, *bracket)
+    return _Seen(above, at_high, store.keep(inside), at_low)
+
+
 def _count(magnitudes: Any, low: float, high: float, store: _Store) -> _Seen:
     """Compare magnitudes, an array of NumPy or a tensor on a device, with a bracket."""
     from_low, above = magnitudes >= low, magnitudes > high
@@ -349,10 +366,9 @@ def _on_cpu(values: Any) -> NDArray[np.floating[Any]]:
     return values if isinstance(values, np.ndarray) else values.cpu().numpy()
 
 
-def _below(value: float, like: Tensor) -> float:
-    """The next smaller number of a tensor's dtype."""
+def _below(value: float, *, is_double: bool = False) -> float:
+    """The next smaller number of float32, or of float64."""
     import numpy as np
-    import torch
 
-    dtype = np.float64 if like.dtype == torch.float64 else np.float32
+    dtype = np.float64 if is_double else np.float32
     return float(np.nextafter(dtype(value), dtype(0)))

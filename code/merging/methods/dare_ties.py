@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from merging.methods._dare import DropOptions, Measure, dropped_vectors, measure_drop
+from merging.methods._dare import DropOptions, Measure, dropped_vectors, kept, measure_drop
 from merging.methods._sparsify import agree
 
 if TYPE_CHECKING:
@@ -59,4 +59,5 @@ def merge(
     Returns:
         The merged parameter. Inputs are not modified.
     """
-    return agree(base, models, options, dropped_vectors(base, models, options, measure, parameter))
+    vector_of = dropped_vectors(base, models, options, measure, parameter)
+    return agree(base, models, options, vector_of, kept(models, options, measure, parameter))

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from merging import kernels
 from merging.errors import OptionError
 from merging.methods._tasks import check_finite, per_task, values
 
@@ -125,13 +126,32 @@ def merge(
     import torch
 
     alpha = per_task("gradient_matching: scaling_factor", options.scaling_factor, models)
+    knows_something = options.delta_0 > torch.finfo(base_hessian.dtype).tiny
+    if knows_something and not options.parity and kernels.can_fuse(
+        base, base_hessian, *models.values(), *hessians.values()
+    ):
+        merged, ranges = kernels.match_gradients(
+            base,
+            [models[task] for task in alpha],
+            base_hessian,
+            [hessians[task] for task in alpha],
+            list(alpha.values()),
+            delta_0=options.delta_0,
+            kappa=options.kappa,
+            is_anchored=options.anchor == "task_arithmetic",
+        )
+        for (task, factor), ends in zip(alpha.items(), ranges, strict=True):
+            if watch is not None and merged.numel():
+                for end in ends:
+                    watch(task, end, factor=factor)
+        return merged
     prior = base_hessian + options.delta_0
     precision = _precision(prior, hessians, options)
     if not options.parity and min(alpha.values()) < 0:  # else it is at least the prior
         precision = torch.maximum(precision, options.kappa * prior, out=precision)
     anchor = prior / precision if options.anchor == "task_arithmetic" else torch.zeros_like(prior)
     empty: Tensor | None = None
-    if options.delta_0 <= torch.finfo(prior.dtype).tiny:  # nobody may know anything: task arithmetic there
+    if not knows_something:  # perhaps nobody may know anything: task arithmetic there
         empty = precision == 0
         anchor.masked_fill_(empty, 1.0 if options.anchor == "task_arithmetic" else 0.0)
     merged = base.clone()

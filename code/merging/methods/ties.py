@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from merging import kernels
 from merging.errors import OptionError
 from merging.methods._signs import Election, MergeFunction, merge_agreeing, needs_norms, vote
 from merging.methods._sparsify import check_share, l1_scales, tasks_of, weighted_vectors
@@ -111,6 +112,11 @@ def summarize(parameters: Pieces, options: Options) -> Summary | None:
     norms = _norms(parameters, options, cuts, {})
 
     def balance(piece: Piece) -> int:
+        base, models = piece["base"], piece["models"]
+        if _can_fuse(base, models, options):
+            weights = per_task("ties: weights", piece.options.weights, models)
+            kept = [cuts[task].kept(piece.parameter) for task in weights]
+            return kernels.balance(base, [models[task] for task in weights], kept, list(weights.values()))
         vectors = (vector for _, vector in _trimmed(piece, cuts, {}))
         lengths = [norms[task] for task in sorted(norms)] if norms else None
         return int(vote(vectors, options.election, lengths).sign_().sum())
@@ -160,11 +166,31 @@ def merge(
     else:
         assert measure is not None, "the engine gives what this file's measure returns"
         cuts, scales, balanced, norms = dict(measure.cuts), measure.scales, 1, measure.norms
+    if _can_fuse(base, models, options):
+        return kernels.merge_agreeing(
+            base,
+            [models[task] for task in weights],
+            [cuts[task].kept(parameter, scales.get(task, 1.0)) for task in weights],
+            list(weights.values()),
+            is_mean=options.merge_function == "mean",
+            balanced=balanced,
+            scaling_factor=options.scaling_factor,
+        )
     vectors = dict(weighted_vectors(weights, _trim(base, models, cuts, scales, parameter)))
     merged = merge_agreeing(
         vectors, weights, options.merge_function, election=options.election, norms=norms, balanced=balanced
     )
     return merged.mul_(options.scaling_factor).add_(base)
+
+
+def _can_fuse(base: Tensor, models: Mapping[str, Tensor], options: Options) -> bool:
+    """Whether :mod:`merging.kernels` has what the options ask for."""
+    return (
+        options.election == "mass"
+        and options.merge_function != "max"
+        and len(models) <= kernels.MAX_TASKS
+        and kernels.can_fuse(base, *models.values())
+    )
 
 
 def _trim(
