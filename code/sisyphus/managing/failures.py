@@ -52,6 +52,12 @@ class Failure:
         """The machine that it ran on; None if it did not get that far."""
         return self.usage.get("host")
 
+    @property
+    def nodes(self) -> list[str]:
+        """The machines that it ran on, by the names that its engine has for them."""
+        host = [] if self.host is None else [self.host]
+        return list(self.usage.get("nodes", host))
+
     def log(self, num_lines: int = 200) -> str:
         """Return the last lines of its log."""
         return "\n".join(last_lines(self.task.path(gs.JOB_LOG, self.task_id), num_lines))
@@ -67,7 +73,7 @@ class Failure:
 
         Args:
             max_retries: no more than so often; default: MAX_SUBMIT_RETRIES.
-            exclude_node: not on the machine that it failed on.
+            exclude_node: not on the machine that it failed on, or on any of several.
             rqmt: requirements to change, e.g. ``{"mem": 2 * failure.rqmt["mem"]}``; ``check_engine_limits``
                 of the settings may cap them.
 
@@ -76,8 +82,8 @@ class Failure:
         """
         limit = gs.MAX_SUBMIT_RETRIES if max_retries is None else max_retries
         changes = dict(rqmt or {})
-        if exclude_node and self.host is not None:
-            changes["exclude_nodes"] = sorted({*self.rqmt.get("exclude_nodes", ()), self.host})
+        if exclude_node and self.nodes:
+            changes["exclude_nodes"] = sorted({*self.rqmt.get("exclude_nodes", ()), *self.nodes})
         folder, name = self.job._sis_dir, self.task.name()
         if self.state == gs.STATE_ERROR:
             done = self.task.put_failure_aside(self.task_id, limit)

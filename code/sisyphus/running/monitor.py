@@ -65,6 +65,9 @@ class UsageMonitor:
             "process_group": os.getpgrp(),
             **usage.identify(os.getpid()),
         }
+        nodes = engine.get_job_node_hostnames()
+        if nodes != [usage.hostname()]:
+            self._usage["nodes"] = nodes
 
     def start(self) -> None:
         """Write the file for the first time, and begin to measure.

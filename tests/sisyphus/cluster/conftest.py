@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,14 +36,14 @@ SETTINGS = """
     WAIT_PERIOD_MTIME_OF_INPUTS = 0
     PLOGGING_UPDATE_FILE_PERIOD = 1
     PLOGGING_INTERVAL = 1
-    DEFAULT_ENVIRONMENT_KEEP = {"HOME", "PATH", "USER", "SLURM_CONF", "SLURMD_NODENAME"}
+    DEFAULT_ENVIRONMENT_KEEP |= {"SLURM_CONF", "SLURMD_NODENAME"}
 """
 
 RECIPE = '''
     """Jobs that note when they run, outside of their folders."""
 
+    import json
     import os
-    import socket
     import time
 
     from sisyphus import Job, Task, tk
@@ -88,6 +90,40 @@ RECIPE = '''
             parts = [open(f"part.{index}").read() for index in range(self.num)]
             with open(self.out.get_path(), "w") as file:
                 file.write(" ".join(parts))
+
+
+    class Show(Job):
+        """Tasks that write down what they see, and wait until all of them did."""
+
+        def __init__(self, name, variables, num=1, rqmt=None, fail_first=False, env=None):
+            self.name, self.variables, self.num, self.fail_first = name, variables, num, fail_first
+            self.rqmt = rqmt or {}
+            self.out = self.output_path("seen", directory=True)
+            for key, value in (env or {}).items():
+                self.set_env(key, value)
+
+        def tasks(self):
+            yield Task("run", rqmt=self.rqmt, args=range(self.num))
+
+        def run(self, index):
+            note("begin", self.name, index)
+            if self.fail_first and not self.mark("failed"):
+                raise ValueError("this node is broken")
+            with open(f"{self.out}/{index}.part", "w") as file:
+                json.dump({name: os.environ.get(name) for name in self.variables}, file)
+            os.rename(f"{self.out}/{index}.part", f"{self.out}/{index}")
+            deadline = time.time() + 30
+            while not all(os.path.exists(f"{self.out}/{each}") for each in range(self.num)):
+                assert time.time() < deadline, "the others do not run"
+                time.sleep(0.1)
+
+        def mark(self, name):
+            known = os.path.exists(name)
+            open(name, "w").close()
+            return known
+
+        def on_failure(self, failure):
+            failure.retry(exclude_node=True)
 '''
 
 
@@ -121,15 +157,42 @@ class Project:
         (folder / "home").mkdir()
 
     def config(self, text: str) -> None:
-        """Write the config: statements after the import of ``Work``."""
+        """Write the config: statements after the imports."""
         body = textwrap.indent(textwrap.dedent(text), "    ")
-        head = "from sisyphus import tk\nfrom recipe.work import Work\n\n\ndef py():\n"
+        head = "from sisyphus import tk\nfrom recipe.work import Show, Work\n\n\ndef py():\n"
         (self.folder / "config" / "main.py").write_text(head + body)
+
+    def settings(self, text: str) -> None:
+        """Add to the settings."""
+        with (self.folder / "settings.py").open("a") as file:
+            file.write(textwrap.dedent(text))
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of managers."""
-        return {**self.cluster.environment, "HOME": str(self.folder / "home")}
+        """Of managers; the programs of Slurm are found behind those that note how they are called."""
+        of_cluster = self.cluster.environment
+        path = f"{self.folder / 'bin'}:{of_cluster['PATH']}"
+        return {**of_cluster, "HOME": str(self.folder / "home"), "PATH": path}
+
+    def note_calls(self, *programs: str) -> None:
+        """From now on note how programs are called."""
+        (self.folder / "bin").mkdir()
+        for name in programs:
+            real = shutil.which(name, path=self.cluster.environment["PATH"])
+            wrapper = self.folder / "bin" / name
+            wrapper.write_text(f'#!/bin/sh\necho "$(date +%s.%N) $*" >> "$0.calls"\nexec {real} "$@"\n')
+            wrapper.chmod(0o755)
+
+    def calls(self, program: str) -> list[tuple[float, str]]:
+        """When a program was called, in seconds, and its arguments."""
+        file = self.folder / "bin" / f"{program}.calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [(float(line.partition(" ")[0]), line.partition(" ")[2]) for line in lines]
+
+    def seen(self, name: str) -> list[dict[str, str]]:
+        """What the tasks of a ``Show`` saw."""
+        files = sorted((self.folder / "output" / name).iterdir())
+        return [json.loads(file.read_text()) for file in files]
 
     def start(self) -> subprocess.Popen[str]:
         """Start a manager."""

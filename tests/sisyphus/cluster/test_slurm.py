@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections import Counter
+from itertools import pairwise
 
 from .conftest import Project
 from .slurm_cluster import wait_for
@@ -57,3 +58,60 @@ def test_a_manager_that_is_killed_finds_its_tasks_again(project: Project) -> Non
     printed = project.finish(second)
     assert second.returncode == 0, printed
     assert len(project.runs("begin")) == 4
+
+
+def test_one_array_for_a_group_and_one_look_for_all(project: Project) -> None:
+    project.note_calls("sbatch", "squeue", "sacct")
+    project.config(
+        """
+        for number in range(2):
+            many = Work(f"many{number}", num=10, seconds=0.5, rqmt={"mem": 0.1})
+            tk.register_output(f"many{number}", many.out)
+        """
+    )
+    code, printed = project.manage()
+    assert code == 0, printed
+    submissions = [arguments for _, arguments in project.calls("sbatch")]
+    assert len(submissions) == 2
+    assert all("--array=1-10 " in arguments for arguments in submissions)
+    looks = project.calls("squeue")
+    assert len({arguments for _, arguments in looks}) == 1  # nobody is asked for by name
+    waits = [after[0] - before[0] for before, after in pairwise(looks)]
+    assert min(waits, default=1.0) > 0.9, "once in poll_interval"
+    assert project.calls("sacct") == []
+
+
+def test_gpus_are_given_to_one_task_each(project: Project) -> None:
+    rqmt = {"gpu": 1, "sbatch_args": [f"--nodelist={project.cluster.nodes[0]}"]}
+    project.config(f'tk.register_output("gpus", Show("gpus", ["CUDA_VISIBLE_DEVICES"], 2, {rqmt}).out)')
+    code, printed = project.manage()
+    assert code == 0, printed
+    assert sorted(seen["CUDA_VISIBLE_DEVICES"] for seen in project.seen("gpus")) == ["0", "1"]
+
+
+def test_environment_of_a_job_and_modules(project: Project) -> None:
+    project.settings(
+        """
+        def worker_wrapper(job, task_name, call):
+            load = 'module() { export LOADED_MODULES="$2"; }; module load cuda/12; exec "$@"'
+            return ["bash", "-c", load, "with-modules", *call]
+
+        DEFAULT_ENVIRONMENT_KEEP |= {"LOADED_MODULES"}
+        """
+    )
+    names = ["LOADED_MODULES", "OWN", "OMP_NUM_THREADS", "SLURM_JOB_ID"]
+    project.config(
+        f'tk.register_output("env", Show("env", {names}, 1, {{"cpu": 3}}, env={{"OWN": "x"}}).out)'
+    )
+    code, printed = project.manage()
+    assert code == 0, printed
+    (seen,) = project.seen("env")
+    assert seen == {"LOADED_MODULES": "cuda/12", "OWN": "x", "OMP_NUM_THREADS": "3", "SLURM_JOB_ID": None}
+
+
+def test_a_node_that_a_failure_excludes(project: Project) -> None:
+    project.config('tk.register_output("node", Show("node", [], fail_first=True).out)')
+    code, printed = project.manage()
+    assert code == 0, printed
+    first, second = (line.split()[2] for line in project.runs("begin"))
+    assert {first, second} == set(project.cluster.nodes)

@@ -116,6 +116,15 @@ def test_more_memory_on_another_machine(job):
     assert engine.get_rqmt(job._sis_next_task(), 1)["exclude_nodes"] == ["node7", "node8"]
 
 
+def test_what_the_engine_calls_the_machines_is_excluded(job):
+    task = job._sis_tasks()[0]
+    used = {"host": "node7.example.org", "nodes": ["node7", "node8"]}
+    pathlib.Path(task.get_process_logging_path(1)).write_text(repr(used))
+    job.decide = lambda failure: failure.retry(exclude_node=True)
+    assert Decisions(Engine()).ask(job)
+    assert Engine().get_rqmt(job._sis_next_task(), 1)["exclude_nodes"] == ["node7", "node8"]
+
+
 def test_limits_of_the_site_count(job, monkeypatch):
     monkeypatch.setattr(gs, "check_engine_limits", lambda rqmt, task: {**rqmt, "mem": min(rqmt["mem"], 3)})
     job.decide = lambda failure: failure.retry(rqmt={"mem": 100})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sisyphus import global_settings as gs
 from sisyphus.engines.base import EngineBase, Requirements, SubmitInfo
 from sisyphus.engines.cluster import events
-from sisyphus.engines.cluster.commands import Unreachable
+from sisyphus.engines.cluster.commands import CommandFailed, Unreachable
 from sisyphus.engines.cluster.queue_watch import Picture, QueueWatch
 from sisyphus.engines.cluster.scheduler import (
     OFFSET_VARIABLE,
@@ -402,8 +402,12 @@ class ClusterEngine(EngineBase):
             gs.DEFAULT_ENVIRONMENT_KEEP = {*gs.DEFAULT_ENVIRONMENT_KEEP, *of_allocation}
 
     def get_job_node_hostnames(self) -> list[str]:
-        """See base."""
-        return self._scheduler.nodes() or super().get_job_node_hostnames()
+        """In the scheduler's names, which need not be those that the machines give themselves."""
+        try:
+            return self._scheduler.nodes() or super().get_job_node_hostnames()
+        except (CommandFailed, EngineError, Unreachable) as error:
+            logging.warning("The scheduler does not name the nodes of this task: %s", error)
+            return super().get_job_node_hostnames()
 
 
 def _state_of(living: Collection[Entry]) -> str:

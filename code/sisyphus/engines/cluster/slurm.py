@@ -181,8 +181,10 @@ class Slurm(Scheduler):
 
     def nodes(self) -> list[str]:
         """See base."""
-        nodes = os.environ.get("SLURM_JOB_NODELIST")
-        return self._ask(["scontrol", "show", "hostnames", nodes]).split() if nodes else []
+        nodes = os.environ.get("SLURM_JOB_NODELIST", "")
+        if not set("[,") & set(nodes):  # one name, which needs no help
+            return [nodes] if nodes else []
+        return self._ask(["scontrol", "show", "hostnames", nodes]).split()
 
     def _options(self, rqmt: Requirements) -> list[str]:
         """Requirements of a task as options of sbatch."""
