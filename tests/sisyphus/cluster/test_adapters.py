@@ -22,6 +22,7 @@ from sisyphus.engines.cluster.scheduler import (
     offset_name,
     offset_of,
     ranges,
+    tagged,
     without_offset,
 )
 from sisyphus.engines.cluster.slurm import Slurm
@@ -144,27 +145,50 @@ def test_a_controller_that_is_away() -> None:
 
 def test_steps_tell_more_than_jobs() -> None:
     printed = (
-        "17_1|FAILED|0:0|exp.run\n17_1.batch|OUT_OF_MEMORY||batch\n17_2|COMPLETED|0:125|exp.run\n"
-        "17_3|CANCELLED by 0|0:0|exp.run\n17_4|RUNNING|0:0|exp.run\n"
+        "17_1|FAILED|1:0|0:0||8|exp.run\n17_1.batch|OUT_OF_MEMORY|0:125||204800K|8|batch\n"
+        "17_2|COMPLETED|0:0|0:125||3|exp.run\n17_3|CANCELLED by 0|0:15|0:0||2|exp.run\n"
+        "17_4|RUNNING|0:0|0:0||2|exp.run\n17_[5-9]|CANCELLED by 0|0:0|0:0||0|exp.run\n"
     )
     history = Slurm(Recorded(answers={"sacct": printed})).history("17")
-    assert history == {1: End.OUT_OF_MEMORY, 2: End.OUT_OF_MEMORY, 3: End.CANCELLED}
+    assert {task_id: ended.end for task_id, ended in history.items()} == {
+        1: End.OUT_OF_MEMORY,
+        2: End.OUT_OF_MEMORY,
+        3: End.CANCELLED,
+    }
+    assert str(history[1]) == "OUT_OF_MEMORY, exit code 1, at most 0.20 GB, after 8 s"
+    assert (history[3].exit_code, history[3].max_rss_gb) == (128 + 15, None)
     assert Slurm(Recorded(answers={"sacct": failed("accounting is off")})).history("17") == {}
+
+
+def test_steps_of_arrays_with_an_offset_belong_to_their_element() -> None:
+    printed = "18_3|FAILED|0:9|0:0||8|exp.run+1000\n18_3.batch|OUT_OF_MEMORY|0:125||1024K|8|batch\n"
+    history = Slurm(Recorded(answers={"sacct": printed})).history("18")
+    assert {task_id: ended.end for task_id, ended in history.items()} == {1003: End.OUT_OF_MEMORY}
+
+
+COMPLEXES = "num_proc            p          INT       ==    YES         {}         0        0\n"
+
+
+def of_project(name: str = "exp.Job.abc.run") -> str:
+    return tagged(name)
 
 
 def test_grid_engine() -> None:
     queue = f"""<?xml version='1.0'?><job_info><queue_info><job_list state="running">
-      <JB_job_number>5</JB_job_number><JB_name>exp.Job.abc.run</JB_name><JB_owner>{getpass.getuser()}</JB_owner>
+      <JB_job_number>5</JB_job_number><JB_name>{of_project()}</JB_name><JB_owner>{getpass.getuser()}</JB_owner>
       <state>r</state><queue_name>all.q@node7</queue_name><tasks>2</tasks></job_list></queue_info>
-      <job_info><job_list state="pending"><JB_job_number>5</JB_job_number><JB_name>exp.Job.abc.run</JB_name>
-      <state>qw</state><queue_name></queue_name><tasks>3,5-9:2</tasks></job_list></job_info></job_info>"""
-    commands = Recorded(answers={"qsub": "5.1-3:1\n", "qstat": queue})
+      <job_info><job_list state="pending"><JB_job_number>5</JB_job_number><JB_name>{of_project()}</JB_name>
+      <state>qw</state><queue_name></queue_name><tasks>3,5-9:2</tasks></job_list>
+      <job_list state="running"><JB_job_number>6</JB_job_number><JB_name>exp.Job.abc.run.deadbeef</JB_name>
+      <state>r</state><tasks>1</tasks></job_list></job_info></job_info>"""
+    commands = Recorded(answers={"qsub": "5.1-3:1\n", "qstat": queue, "qconf": COMPLEXES.format("YES")})
     engine = GridEngine(commands)
     assert engine.submit(request((1, 2, 3, 9), mem=2, time=1.5)) == {
         "5": [9]
     }  # the same answer to both calls
-    assert [asked[asked.index("-t") + 1] for asked in commands.asked] == ["1-3:1", "9-9:1"]
-    assert {"h_vmem=2G", "h_rss=2G", "h_rt=5400", "num_proc=1"} <= set(commands.asked[0])
+    submissions = [asked for asked in commands.asked if asked[0] == "qsub"]
+    assert [asked[asked.index("-t") + 1] for asked in submissions] == ["1-3:1", "9-9:1"]
+    assert {"h_vmem=2048M", "h_rss=2048M", "h_rt=5400", "num_proc=1"} <= set(submissions[0])
     entries = engine.snapshot()
     assert [(entry.task_id, entry.phase, entry.node) for entry in entries] == [
         (2, Phase.RUNNING, "node7"),
@@ -175,28 +199,49 @@ def test_grid_engine() -> None:
     ]
 
 
+def test_cpus_are_slots_where_grid_engine_does_not_count_processors() -> None:
+    commands = Recorded(answers={"qsub": "5", "qconf": COMPLEXES.format("NO")})
+    named = GridEngine(commands, cpu_parallel_environment="smp")
+    named.submit(request(cpu=4, mem=2))
+    assert {"-pe", "smp", "4", "h_vmem=512M"} <= set(commands.asked[-1])  # limits count for each slot
+    with pytest.raises(RefusedError, match=r"asks for 4 cpus, but .* Ask the site"):
+        GridEngine(commands).submit(request(cpu=4))
+
+
 def test_books_of_grid_engine() -> None:
     line = "=" * 62
+    limited = "failed 37 : qmaster enforced h_rt, h_cpu, or h_vmem limit\nexit_status 137 (Killed)\n"
     printed = (
-        f"{line}\nqname all.q\ntaskid 1\nfailed 0\nexit_status 0\n"
+        f"{line}\nqname all.q\ntaskid 1\nfailed 0\nexit_status 0\nru_wallclock 17s\nru_maxrss 307.965KB\n"
         f"{line}\ntaskid 2\nfailed 21 : in recognizing job\nexit_status 0\n"
         f"{line}\ntaskid 3\nfailed 0\nexit_status 1\n"
+        f"{line}\ntaskid 4\n{limited}ru_wallclock 4s\ncategory -l h_rt=3,h_vmem=400M\n"
+        f"{line}\ntaskid 5\n{limited}ru_wallclock 4s\ncategory -l h_rt=3600,h_vmem=400M\n"
     )
     ends = GridEngine(Recorded(answers={"qacct": printed})).history("5")
-    assert ends == {1: End.OK, 2: End.NODE_LOST, 3: End.FAILED}
+    assert {task_id: ended.end for task_id, ended in ends.items()} == {
+        1: End.OK,
+        2: End.NODE_LOST,
+        3: End.FAILED,
+        4: End.OUT_OF_TIME,
+        5: End.OUT_OF_MEMORY,
+    }
+    assert str(ends[1]) == "ended, exit code 0, at most 0.30 GB, after 17 s"
 
 
 def test_lsf() -> None:
+    name = of_project()
     printed = (
-        f"7^1^RUN^-^host1^{gs.BASE_DIR}^exp.Job.abc.run[1]\n"
-        f"7^2^PEND^-^-^-^exp.Job.abc.run[2]\n"
-        f"7^3^EXIT^TERM_MEMLIMIT: job killed at its limit^host1^{gs.BASE_DIR}^exp.Job.abc.run[3]\n"
+        f"7^1^RUN^-^host1^{name}[1]\n"
+        f"7^2^PEND^-^-^{name}[2]\n"
+        f"7^3^EXIT^TERM_MEMLIMIT: job killed at its limit^host1^{name}[3]\n"
+        "8^1^PEND^-^-^exp.Job.abc.run.deadbeef[1]\n"
         "No job found\n"
     )
     commands = Recorded(answers={"bsub": "Job <7> is submitted to queue <normal>.\n", "bjobs": printed})
     lsf = Lsf(commands)
     assert lsf.submit(request((1, 2, 3), mem=2, time=1, gpu=1)) == {"7": [1, 2, 3]}
-    assert {"exp.Job.abc.run[1-3]", "-M", "2048", "-W", "60", "num=1"} <= set(commands.asked[-1])
+    assert {f"{name}[1-3]", "-M", "2048", "-W", "60", "num=1"} <= set(commands.asked[-1])
     assert [(entry.name, entry.task_id, entry.phase, entry.end) for entry in lsf.snapshot()] == [
         ("exp.Job.abc.run", 1, Phase.RUNNING, None),
         ("exp.Job.abc.run", 2, Phase.QUEUED, None),

@@ -11,7 +11,7 @@ from sisyphus import global_settings as gs
 from sisyphus.engines.cluster import engine as engine_module
 from sisyphus.engines.cluster.commands import Commands, Unreachable
 from sisyphus.engines.cluster.engine import ClusterEngine
-from sisyphus.engines.cluster.scheduler import End, Entry, Phase, Request, Scheduler, SubmissionLost
+from sisyphus.engines.cluster.scheduler import End, Ended, Entry, Phase, Request, Scheduler, SubmissionLost
 from sisyphus.errors import DeferSubmission, RefusedError
 
 
@@ -44,7 +44,7 @@ class Listed(Scheduler):
             raise Unreachable("the list is away")
         return list(self.entries)
 
-    def history(self, job_id: str) -> dict[int, End]:
+    def history(self, job_id: str) -> dict[int, Ended]:
         return {}
 
     def cancel(self, entries: Collection[Entry]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sisyphus import global_settings as gs
 from sisyphus.engines.base import EngineBase, Requirements, SubmitInfo
 from sisyphus.engines.cluster import events
+from sisyphus.engines.cluster.books import Books
 from sisyphus.engines.cluster.commands import CommandFailed, Unreachable
 from sisyphus.engines.cluster.queue_watch import Picture, QueueWatch
 from sisyphus.engines.cluster.scheduler import (
@@ -76,6 +77,7 @@ class ClusterEngine(EngineBase):
         self._default_rqmt = dict(default_rqmt)
         self._job_name_mapping = job_name_mapping
         self._ignored = frozenset(str(job) for job in ignore_jobs)
+        self._books = Books(scheduler)
         self._watch = QueueWatch(scheduler, interval_s=interval_s, on_change=self._tell)
         self._began = time.monotonic()
         self._submitting = threading.Lock()
@@ -91,6 +93,10 @@ class ClusterEngine(EngineBase):
         """When an end was first seen, by job id and task id."""
         self._cancelled: set[tuple[str, int]] = set()
         """By us, by job id and task id."""
+        self._told: set[tuple[str, int]] = set()
+        """Ends that were said, by job id and task id."""
+        self._alive_before: set[tuple[str, int]] = set()
+        """In the queue when this manager began, by job id and task id."""
         self._ended_before: set[tuple[str, int]] = set()
         """Before this manager began, by job id and task id."""
         self._held: dict[Key, str | None] = {}
@@ -108,6 +114,7 @@ class ClusterEngine(EngineBase):
         self._watch.start()
         entries = [entry for its in self._watch.picture.by_task.values() for entry in its]
         self._ended_before = {(e.job_id, e.task_id) for e in entries if e.phase == Phase.ENDED}
+        self._alive_before = {(e.job_id, e.task_id) for e in entries if e.phase != Phase.ENDED}
 
     def stop_engine(self) -> None:
         """Stop watching. Tasks go on."""
@@ -223,7 +230,9 @@ class ClusterEngine(EngineBase):
             return self._state_after(end, task, key)
         if not self._watch.is_reliable or picture.taken_at < submitted_at:
             return gs.STATE_RUNNING if task.started(task_id) else gs.STATE_QUEUE
-        return self._state_of_stillborn(task, key, job_id, "it is gone from the queue")
+        if submitted_at == float("-inf") and (job_id, task_id) not in self._alive_before:
+            self._ended_before.add((job_id, task_id))
+        return self._state_of_gone(task, key, job_id)
 
     def look(self, task: Task, task_id: int) -> str:
         """Whether it is in the queue; what became of tasks that are not is the manager's to decide."""
@@ -248,6 +257,9 @@ class ClusterEngine(EngineBase):
         seen_at = self._ended_at.setdefault(element, time.monotonic())
         if time.monotonic() - seen_at < gs.WAIT_PERIOD_JOB_FS_SYNC:  # its marker or log may still come
             return gs.STATE_RUNNING
+        if element not in self._told:
+            self._told.add(element)
+            logging.warning("%s %d ended without a result (job %s): %s", *key, entry.job_id, entry.said)
         if entry.end == End.CANCELLED and element not in self._cancelled | self._ended_before:
             said = f"cancelled by somebody else: {entry.said}. sis retry runs it again"
             self._hold(key, entry.job_id, said)
@@ -258,6 +270,18 @@ class ClusterEngine(EngineBase):
         return self._state_of_stillborn(
             task, key, entry.job_id, entry.said, self._scheduler.log_of(log_dir, entry.name, *element)
         )
+
+    def _state_of_gone(self, task: Task, key: Key, job_id: str) -> str:
+        """The state of a task id without a marker that the queue no longer shows."""
+        _, task_id = key
+        ended = self._books.of(job_id, task_id)
+        if ended is not None:
+            name = self._name(key[0])
+            entry = Entry(job_id, task_id, name, Phase.ENDED, ended.end, said=str(ended))
+            return self._state_after(entry, task, key)
+        if self._books.may_come(job_id, task_id):
+            return gs.STATE_RUNNING if task.started(task_id) else gs.STATE_QUEUE
+        return self._state_of_stillborn(task, key, job_id, "it is gone from the queue")
 
     def _state_of_stillborn(
         self, task: Task, key: Key, job_id: str, said: str, log: str | None = None
@@ -296,24 +320,28 @@ class ClusterEngine(EngineBase):
             logging.warning("%s %d is in the queue %d times: %s", *key, len(living), jobs)
 
     def get_task_termination_info(self, task: Task, task_id: int, submit_info: SubmitInfo) -> dict[str, Any]:
-        """Whether memory or time ran out, as the scheduler says."""
+        """Whether memory or time ran out, as the scheduler says, and what it saw of the memory in use."""
         job_id = _job_id(submit_info, task_id)
         if job_id is None:
             return {}
         name = self._name(self.queue_name(task))
         entry = self._watch.picture.entry(name, task_id, job_id)
         end = entry.end if entry is not None else None
-        if end in (None, End.OK, End.FAILED):  # steps tell more than the job
-            try:
-                end = self._scheduler.history(job_id).get(task_id, end)
-            except Unreachable as error:
-                logging.debug("No history: %s", error)
+        info: dict[str, Any] = {}
+        if end in (None, End.OK, End.FAILED):  # the books tell more than the queue
+            ended = self._books.of(job_id, task_id)
+            if ended is not None:
+                end = ended.end
+                most = task.get_last_usage(task_id).get("max", {})
+                info["max"] = {**most, "rss": max(most.get("rss", 0.0), ended.max_rss_gb or 0.0)}
         log_dir = os.path.join(gs.BASE_DIR, task.path(gs.JOB_LOG_ENGINE))
         log = self._scheduler.log_of(log_dir, entry.name if entry else name, job_id, task_id)
         said = "\n".join(last_lines(log, 20))
         if end == End.OUT_OF_MEMORY or any(word in said for word in _MEMORY_KILLS):
-            return {"out_of_memory": True}
-        return {"out_of_time": True} if end == End.OUT_OF_TIME else {}
+            info["out_of_memory"] = True
+        elif end == End.OUT_OF_TIME:
+            info["out_of_time"] = True
+        return info
 
     def last_run(self, task: Task, task_id: int) -> str:
         """How many runs were the task's own tries: preempted ones, and those whose node was lost, are not.
@@ -328,7 +356,8 @@ class ClusterEngine(EngineBase):
         num_taken_away = len(history) - 1 - counted
         name, job_id = self._name(self.queue_name(task)), _job_id(history[-1], task_id)
         entry = self._watch.picture.entry(name, task_id, job_id)
-        was_taken_away = entry is not None and entry.end in (End.NODE_LOST, End.PREEMPTED)
+        ended = self._books.of(job_id, task_id) if entry is None and job_id is not None else entry
+        was_taken_away = ended is not None and ended.end in (End.NODE_LOST, End.PREEMPTED)
         return str(counted + (not was_taken_away or num_taken_away >= _MOST_TAKEN_AWAY))
 
     def activity(self, task: Task, task_id: int) -> float | None:
@@ -412,8 +441,10 @@ class ClusterEngine(EngineBase):
 
 def _state_of(living: Collection[Entry]) -> str:
     """Of a task id that is in the queue."""
-    is_running = any(entry.phase == Phase.RUNNING for entry in living)
-    return gs.STATE_RUNNING if is_running else gs.STATE_QUEUE
+    phases = {entry.phase for entry in living}
+    if Phase.RUNNING in phases:
+        return gs.STATE_RUNNING
+    return gs.STATE_QUEUE_ERROR if phases == {Phase.STUCK} else gs.STATE_QUEUE
 
 
 def _job_id(info: SubmitInfo, task_id: int) -> str | None:

@@ -1,36 +1,51 @@
-"""Grid Engine and its descendants, by their own commands: qsub, qstat, qacct, qdel.
-
-Written from their manuals and tested on output of the described form; not tested on a real cluster.
-"""
+"""Grid Engine and its descendants, by their own commands: qsub, qstat, qacct, qdel, qconf."""
 
 from __future__ import annotations
 
 import getpass
+import logging
 import math
+import os
 import re
 import shlex
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 from sisyphus.engines.base import Requirements
 from sisyphus.engines.cluster.commands import CommandFailed, Commands, Unreachable
 from sisyphus.engines.cluster.scheduler import (
     End,
+    Ended,
     Entry,
     Phase,
     Request,
     Scheduler,
     argument_list,
     in_runs,
+    ranges,
+    tagged,
+    untagged,
 )
-from sisyphus.errors import EngineError
+from sisyphus.errors import EngineError, RefusedError
 
 _NO_ANSWER: Final = re.compile(r"unable to contact qmaster|can't get connection|commlib error|timeout")
 _LIMITS: Final = re.compile(
     r"max_u_jobs|max_jobs|maximum number of (active )?jobs|job rejected: only \d+ jobs"
 )
-_KILLED: Final = ("137", "SIGKILL")
+_GONE: Final = re.compile(r"does not exist")
+_BETWEEN_BLOCKS: Final = re.compile(r"^=+$", re.MULTILINE)
+_RUNNING: Final = frozenset("rtsST")
+_SUSPENDED: Final = frozenset("sST")
+_MOST_CLEARED = 3
+"""A submission whose start fails on a node is let go again so often."""
+_BYTES: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+_NODE_LOST: Final = ("21", "22", "25")
+_LIMIT_ENFORCED: Final = ("37", "44")
 
 
 class GridEngine(Scheduler):
@@ -39,32 +54,70 @@ class GridEngine(Scheduler):
     Args:
         commands: how programs are run.
         parallel_environment: for tasks on several nodes.
+        cpu_parallel_environment: for tasks with several cpus on one node; None: ``num_proc`` where the site
+            counts it, else the first parallel environment whose slots are all on one node.
         clears_errors: whether a submission whose start failed on a node is let go again (``qmod -cj``).
     """
 
     name = "sge"
     task_id_variable = "SGE_TASK_ID"
-    environment_prefix = "SGE_"
+    environment_prefix = ("SGE_", "PE_", "NHOSTS", "NSLOTS", "JOB_ID")
     no_answer = _NO_ANSWER
     limits = _LIMITS
+    books_lag_s = 30.0  # they are written every 15 s, unless the site says otherwise
 
     def __init__(
-        self, commands: Commands, *, parallel_environment: str = "mpi", clears_errors: bool = True
+        self,
+        commands: Commands,
+        *,
+        parallel_environment: str = "mpi",
+        cpu_parallel_environment: str | None = None,
+        clears_errors: bool = True,
     ) -> None:
         super().__init__(commands)
         self._parallel_environment = parallel_environment
+        self._cpu_parallel_environment = cpu_parallel_environment
         self._clears_errors = clears_errors
+        self._num_cleared: Counter[str] = Counter()
+        """By job id."""
+
+    @cached_property
+    def counts_processors(self) -> bool:
+        """Whether ``num_proc`` is counted down; by default it is a fact of a node, which must be equal.
+
+        Raises:
+            Unreachable: the master does not answer.
+        """
+        lines = (line.split() for line in self._ask(["qconf", "-sc"]).splitlines())
+        return any(words[0] == "num_proc" and words[5] != "NO" for words in lines if len(words) == 8)
+
+    @cached_property
+    def one_node_environment(self) -> str | None:
+        """A parallel environment whose slots are all on one node; None if the site has none.
+
+        Raises:
+            Unreachable: the master does not answer.
+        """
+        try:
+            names = self._ask(["qconf", "-spl"]).split()
+        except CommandFailed:  # "no parallel environment defined"
+            return None
+        for name in names:
+            if re.search(r"^allocation_rule\s+\$pe_slots", self._ask(["qconf", "-sp", name]), re.MULTILINE):
+                return name
+        return None
 
     def submit(self, request: Request) -> dict[str, list[int]]:
         """See base: one ``qsub -t`` for each run of task ids, as it takes no lists."""
         submitted: dict[str, list[int]] = {}
+        options = self._options(request.rqmt)
         for first, last in in_runs(request.task_ids):
             argv = [
                 "qsub",
                 "-terse",
                 "-cwd",
                 "-N",
-                request.name,
+                tagged(request.name),
                 "-j",
                 "y",
                 "-o",
@@ -75,7 +128,7 @@ class GridEngine(Scheduler):
                 "n",
                 "-r",
                 "n",  # the manager alone decides about another try
-                *self._options(request.rqmt),
+                *options,
                 "-t",
                 f"{first}-{last}:1",
             ]
@@ -88,39 +141,52 @@ class GridEngine(Scheduler):
         entries = []
         for job in root.iter("job_list"):
             words = {child.tag: child.text or "" for child in job}
+            name = untagged(words.get("JB_name", ""))
+            if name is None:
+                continue
+            state = words.get("state", "")
             entries += [
                 Entry(
                     job_id=words.get("JB_job_number", ""),
                     task_id=task_id,
-                    name=words.get("JB_name", ""),
-                    phase=Phase.RUNNING if set(words.get("state", "")) & set("rt") else Phase.QUEUED,
-                    said=words.get("state", ""),
+                    name=name,
+                    phase=_phase(state),
+                    said=state,
                     node=words.get("queue_name", "").rpartition("@")[2],
+                    is_suspended=bool(_SUSPENDED & set(state)),
                 )
                 for task_id in _numbers(words.get("tasks", "") or "1")
             ]
-        if self._clears_errors:
-            self._clear({entry.job_id for entry in entries if "E" in entry.said})
+        self._clear({entry.job_id for entry in entries if entry.phase == Phase.STUCK})
         return entries
 
-    def history(self, job_id: str) -> dict[int, End]:
+    def history(self, job_id: str) -> dict[int, Ended]:
         """See base: ``qacct``, which knows a job some seconds after its end."""
         try:
             printed = self._ask(["qacct", "-j", job_id])
         except CommandFailed:
             return {}
         ends = {}
-        for block in printed.split("=" * 20):
-            words = dict(line.split(None, 1) for line in block.splitlines() if len(line.split(None, 1)) == 2)
-            number = words.get("taskid", "").strip()
+        for block in _BETWEEN_BLOCKS.split(printed):
+            pairs = (line.split(None, 1) for line in block.splitlines())
+            words = {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+            number = words.get("taskid", "")
             if number.isdecimal():
-                ends[int(number)] = _end(words)
+                ends[int(number)] = _ended(words)
         return ends
 
     def cancel(self, entries: Collection[Entry]) -> None:
         """See base."""
+        by_job: dict[str, list[int]] = {}
         for entry in entries:
-            self._ask(["qdel", entry.job_id, "-t", str(entry.task_id)])
+            by_job.setdefault(entry.job_id, []).append(entry.task_id)
+        for job_id, task_ids in by_job.items():
+            for numbers in ranges(task_ids).split(","):
+                try:
+                    self._ask(["qdel", job_id, "-t", numbers])
+                except CommandFailed as error:
+                    if not _GONE.search(error.text):  # it ended meanwhile
+                        raise
 
     def is_there(self) -> bool:
         """See base."""
@@ -130,15 +196,21 @@ class GridEngine(Scheduler):
             return False
         return True
 
+    def nodes(self) -> list[str]:
+        """See base."""
+        file = os.environ.get("PE_HOSTFILE")
+        lines = Path(file).read_text(encoding="utf-8").splitlines() if file else []
+        return [line.split()[0] for line in lines if line.strip()]
+
     def log_of(self, log_dir: str, entry_name: str, job_id: str, task_id: int) -> str:
         """See base: Grid Engine chooses the name in a given folder."""
-        return f"{log_dir}/{entry_name}.o{job_id}.{task_id}"
+        return f"{log_dir}/{tagged(entry_name)}.o{job_id}.{task_id}"
 
     def _options(self, rqmt: Requirements) -> list[str]:
-        options = [f"num_proc={math.ceil(rqmt.get('cpu', 1))}"]
-        if "mem" in rqmt:
+        slots, options = self._slots(rqmt)
+        if "mem" in rqmt:  # limits are multiplied by the slots on a node
             resident = rqmt["rss"] if "rss" in rqmt else rqmt["mem"]
-            options += [f"h_vmem={math.ceil(rqmt['mem'])}G", f"h_rss={math.ceil(resident)}G"]
+            options += [f"h_vmem={_megabytes(rqmt['mem'], slots)}", f"h_rss={_megabytes(resident, slots)}"]
         options.append(f"h_fsize={math.ceil(rqmt.get('file_size', 50))}G")
         if rqmt.get("gpu", 0) > 0:
             options.append(f"gpu={math.ceil(rqmt['gpu'])}")
@@ -147,9 +219,28 @@ class GridEngine(Scheduler):
         argv = [part for option in options for part in ("-l", option)]
         if rqmt.get("multi_node_slots", 1) > 1:
             argv += ["-pe", self._parallel_environment, str(int(rqmt["multi_node_slots"]))]
+        elif slots > 1:
+            argv += ["-pe", self._environment_for(slots), str(slots)]
         if rqmt.get("exclude_nodes"):
             argv += ["-l", f"h=!({'|'.join(rqmt['exclude_nodes'])})"]
         return [*argv, *argument_list(rqmt, "qsub_args")]
+
+    def _slots(self, rqmt: Requirements) -> tuple[int, list[str]]:
+        """How many slots of a parallel environment the cpus of a task are, and what says it otherwise."""
+        num_cpus = math.ceil(rqmt.get("cpu", 1))
+        if self._cpu_parallel_environment is None and self.counts_processors:
+            return 1, [f"num_proc={num_cpus}"]
+        return (1 if rqmt.get("multi_node_slots", 1) > 1 else num_cpus), []
+
+    def _environment_for(self, slots: int) -> str:
+        name = self._cpu_parallel_environment or self.one_node_environment
+        if name is None:
+            raise RefusedError(
+                f"a task asks for {slots} cpus, but this Grid Engine neither counts num_proc nor has a "
+                "parallel environment with allocation_rule $pe_slots (qconf -spl, -sp). Ask the site for one "
+                "and name it as cpu_pe_name of SonOfGridEngine in the settings file, or ask for 1 cpu."
+            )
+        return name
 
     def _qsub(self, argv: Sequence[str], script: str) -> str:
         printed = self._send(argv, f"exec {script}\n")
@@ -159,8 +250,34 @@ class GridEngine(Scheduler):
         return job_id
 
     def _clear(self, job_ids: Collection[str]) -> None:
+        """Let submissions go again that could not be started, and say why they could not."""
+        most = _MOST_CLEARED if self._clears_errors else 0
         for job_id in sorted(job_ids):
-            self._ask(["qmod", "-cj", job_id])
+            self._num_cleared[job_id] += 1
+            if self._num_cleared[job_id] <= most:
+                logging.warning("Job %s could not be started, tried again: %s", job_id, self._reason(job_id))
+                self._ask(["qmod", "-cj", job_id])
+            elif self._num_cleared[job_id] == most + 1:
+                reason = self._reason(job_id)
+                logging.error(
+                    "Job %s cannot be started: %s. Mend that, then qmod -cj %s", job_id, reason, job_id
+                )
+
+    def _reason(self, job_id: str) -> str:
+        """Why a job could not be started."""
+        try:
+            found = re.search(
+                r"^error reason\s+\S+\s+(.*)$", self._ask(["qstat", "-j", job_id]), re.MULTILINE
+            )
+        except CommandFailed:  # it is gone meanwhile
+            found = None
+        return found[1] if found else "Grid Engine gives no reason"
+
+
+def _phase(state: str) -> Phase:
+    if "E" in state:
+        return Phase.STUCK
+    return Phase.RUNNING if _RUNNING & set(state) else Phase.QUEUED
 
 
 def _numbers(text: str) -> list[int]:
@@ -174,10 +291,38 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def _end(words: dict[str, str]) -> End:
-    failed, exit_status = words.get("failed", "0").split()[0], words.get("exit_status", "0").split()[0]
+def _megabytes(gigabytes: float, slots: int) -> str:
+    """The share of one slot."""
+    return f"{math.ceil(gigabytes * 1024 / slots)}M"
+
+
+def _ended(words: Mapping[str, str]) -> Ended:
+    """One block of qacct."""
+    failed, _, meaning = words.get("failed", "0").partition(":")
+    exit_code = int(words.get("exit_status", "0").split()[0])
+    elapsed_s = _number(words.get("ru_wallclock", ""))
+    max_rss = _number(words.get("ru_maxrss", ""))
+    failed = failed.strip()
     if failed == "0":
-        return End.OK if exit_status == "0" else End.FAILED
-    if failed == "100" and exit_status in _KILLED:  # killed by a limit or by qdel: which one is not said
-        return End.FAILED
-    return End.NODE_LOST if failed in ("21", "22", "25") else End.FAILED
+        end, said = (End.OK if exit_code == 0 else End.FAILED), "ended"
+    else:
+        end, said = (
+            _end_of_failure(failed, elapsed_s, words.get("category", "")),
+            f"failed: {meaning.strip()}",
+        )
+    # the kilobytes that the kernel counts are taken for bytes by qacct
+    return Ended(end, said, exit_code, None if max_rss is None else max_rss * 2**10 / 2**30, elapsed_s)
+
+
+def _end_of_failure(failed: str, elapsed_s: float | None, category: str) -> End:
+    if failed in _LIMIT_ENFORCED:  # of time or of memory: the books do not say which
+        limit = re.search(r"h_rt=(\d+)", category)
+        is_late = limit is not None and elapsed_s is not None and elapsed_s >= int(limit[1])
+        return End.OUT_OF_TIME if is_late else End.OUT_OF_MEMORY
+    return End.NODE_LOST if failed in _NODE_LOST else End.FAILED
+
+
+def _number(text: str) -> float | None:
+    """Of ``12s``, ``4.5KB``, ``4608``."""
+    match = re.match(r"([\d.]+)([KMGT]?)", text)
+    return float(match[1]) * _BYTES[match[2]] if match else None

@@ -17,16 +17,19 @@ from sisyphus.engines.base import Requirements
 from sisyphus.engines.cluster.commands import CommandFailed, Unreachable
 from sisyphus.engines.cluster.scheduler import (
     End,
+    Ended,
     Entry,
     Phase,
     Request,
     Scheduler,
     argument_list,
     ranges,
+    tagged,
+    untagged,
 )
 from sisyphus.errors import EngineError
 
-_FIELDS = ("jobid", "jobindex", "stat", "exit_reason", "exec_host", "exec_cwd", "name")
+_FIELDS = ("jobid", "jobindex", "stat", "exit_reason", "exec_host", "name")
 _BETWEEN = "^"
 _NO_ANSWER: Final = re.compile(
     r"LSF is down|Cannot connect to LSF|Failed in an LSF library call|not responding"
@@ -48,12 +51,13 @@ class Lsf(Scheduler):
 
     def submit(self, request: Request) -> dict[str, list[int]]:
         """See base: ``bsub -J name[ids]``, with the command on stdin."""
+        name = tagged(request.name)
         argv = [
             "bsub",
             "-J",
-            f"{request.name}[{ranges(request.task_ids)}]",
+            f"{name}[{ranges(request.task_ids)}]",
             "-o",
-            f"{request.log_dir}/{request.name}.%J.%I",
+            f"{request.log_dir}/{name}.%J.%I",
             "-cwd",
             gs.BASE_DIR,
             "-rn",  # the manager alone decides about another try
@@ -75,20 +79,18 @@ class Lsf(Scheduler):
             words = line.split(_BETWEEN)
             if len(words) != len(_FIELDS):
                 continue  # "No job found", or of a job with a name that is none of ours
-            job_id, number, state, reason, node, folder, name = words
-            if number.isdecimal() and folder in (gs.BASE_DIR, "-"):
+            job_id, number, state, reason, node, full_name = words
+            name = untagged(full_name.partition("[")[0])
+            if number.isdecimal() and name is not None:
                 phase, end = _meaning(state, reason)
-                plain_name = name.partition("[")[0]
-                entries.append(
-                    Entry(job_id, int(number), plain_name, phase, end, f"{state} ({reason})", node)
-                )
+                entries.append(Entry(job_id, int(number), name, phase, end, f"{state} ({reason})", node))
         return entries
 
-    def history(self, job_id: str) -> dict[int, End]:
+    def history(self, job_id: str) -> dict[int, Ended]:
         """See base: ``bjobs -a`` of one job."""
         try:
             return {
-                entry.task_id: entry.end
+                entry.task_id: Ended(entry.end, entry.said)
                 for entry in self.snapshot()
                 if entry.job_id == job_id and entry.end is not None
             }
@@ -110,6 +112,10 @@ class Lsf(Scheduler):
     def nodes(self) -> list[str]:
         """See base."""
         return sorted(set(os.environ.get("LSB_HOSTS", "").split()))
+
+    def log_of(self, log_dir: str, entry_name: str, job_id: str, task_id: int) -> str:
+        """See base."""
+        return super().log_of(log_dir, tagged(entry_name), job_id, task_id)
 
     def _bsub(self, argv: Sequence[str], script: str) -> str:
         printed = self._send(argv, script)

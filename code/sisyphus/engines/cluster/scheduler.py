@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from abc import ABC, abstractmethod
@@ -9,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sisyphus import global_settings as gs
 from sisyphus.engines.base import Requirements
 from sisyphus.engines.cluster.commands import CommandFailed, Commands, Unreachable
 from sisyphus.errors import DeferSubmission, RefusedError, SisyphusError
@@ -23,6 +25,8 @@ class Phase(StrEnum):
     """How far an array element is, in words that are the same for all schedulers."""
 
     QUEUED = "queued"
+    STUCK = "stuck"
+    """In the queue, but it will not run before a person has done something."""
     RUNNING = "running"
     ENDED = "ended"
 
@@ -58,6 +62,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How an array element ended, as the scheduler's books say."""
+
+    end: End
+    said: str
+    """In the scheduler's own words."""
+    exit_code: int | None = None
+    max_rss_gb: float | None = None
+    """The most memory that it was seen to have; what is used between two looks of the scheduler is missed."""
+    elapsed_s: float | None = None
+
+    def __str__(self) -> str:
+        facts = [self.said]
+        if self.exit_code is not None:
+            facts.append(f"exit code {self.exit_code}")
+        if self.max_rss_gb is not None:
+            facts.append(f"at most {self.max_rss_gb:.2f} GB")
+        if self.elapsed_s is not None:
+            facts.append(f"after {self.elapsed_s:.0f} s")
+        return ", ".join(facts)
+
+
+@dataclass(frozen=True)
 class Request:
     """What is to be run: one command, once for each task id."""
 
@@ -87,8 +114,10 @@ class Scheduler(ABC):
     """What its programs say when it takes no more for now."""
     task_id_variable: str
     """In the environment of a worker: the number of its array element."""
-    environment_prefix: str
+    environment_prefix: str | tuple[str, ...]
     """How the variables begin that say what an allocation has."""
+    books_lag_s: float = 0.0
+    """So long after it left the queue, a job that the books do not know may still be entered there."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
@@ -115,7 +144,7 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def history(self, job_id: str) -> dict[int, End]:
+    def history(self, job_id: str) -> dict[int, Ended]:
         """How the elements of a job ended, by task id; empty where the scheduler keeps no books.
 
         Raises:
@@ -183,6 +212,20 @@ def offset_of(name: str) -> int:
 def without_offset(name: str) -> str:
     """See ``offset_name``."""
     return name.rpartition(_OFFSET_MARK)[0] if offset_of(name) else name
+
+
+def tagged(name: str) -> str:
+    """A name that says which project a task is of, for schedulers whose queue does not show folders."""
+    return f"{name}{_tag()}"
+
+
+def untagged(name: str) -> str | None:
+    """See ``tagged``; None: of another project, or none of ours."""
+    return name.removesuffix(_tag()) if name.endswith(_tag()) else None
+
+
+def _tag() -> str:
+    return "." + hashlib.sha256(gs.BASE_DIR.encode()).hexdigest()[:8]
 
 
 def in_arrays(task_ids: Sequence[int], largest: int) -> dict[int, list[int]]:

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Final, Literal
 
@@ -17,6 +18,7 @@ from sisyphus.engines.cluster.commands import CommandFailed, Commands, Unreachab
 from sisyphus.engines.cluster.scheduler import (
     OFFSET_VARIABLE,
     End,
+    Ended,
     Entry,
     Phase,
     Request,
@@ -65,6 +67,8 @@ _NO_ANSWER: Final = re.compile(
 _LARGEST_ARRAY = 1000
 _BETWEEN = "\x1f"
 _SQUEUE_FORMAT = _BETWEEN.join(("%F", "%K", "%T", "%r", "%N", "%j", "%Z"))
+_BYTES: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SACCT_FIELDS: Final = ("JobID", "State", "ExitCode", "DerivedExitCode", "MaxRSS", "ElapsedRaw", "JobName")
 _KILLED_FOR_MEMORY: Final = "0:125"
 
 
@@ -143,27 +147,40 @@ class Slurm(Scheduler):
                 entries.append(Entry(job_id, task_id, name, phase, end, said, node, is_suspended))
         return entries
 
-    def history(self, job_id: str) -> dict[int, End]:
+    def history(self, job_id: str) -> dict[int, Ended]:
         """See base: ``sacct``, of which the steps tell more than the job."""
+        fields = ",".join(_SACCT_FIELDS)
         try:
-            printed = self._ask(
-                ["sacct", "-n", "-P", "-j", job_id, "--format=JobID,State,DerivedExitCode,JobName"]
-            )
+            printed = self._ask(["sacct", "-n", "-P", "--noconvert", "-j", job_id, f"--format={fields}"])
         except CommandFailed as error:
             logging.debug("No accounting: %s", error)
             return {}
-        ends: dict[int, End] = {}
+        ends: dict[int, Ended] = {}
+        offset = 0
         for line in printed.splitlines():
-            element, state, exit_code, name = line.split("|", 3)
-            number = re.match(r"\d+_(\d+)", element)
-            if number is None:
+            element, state, code, steps_code, max_rss, elapsed, name = line.split("|", 6)
+            number = re.match(r"\d+_(\d+)(\.)?", element)
+            if number is None:  # of the part of an array that never began
                 continue
-            task_id = int(number[1]) + offset_of(name)
+            is_step = number[2] is not None
+            offset = offset if is_step else offset_of(name)  # steps come after their element
+            task_id = int(number[1]) + offset
             phase, end = self._meaning(state)
-            if exit_code == _KILLED_FOR_MEMORY:
+            if phase != Phase.ENDED or end is None:
+                continue
+            if steps_code == _KILLED_FOR_MEMORY:
                 end = End.OUT_OF_MEMORY
-            if phase == Phase.ENDED and end and (task_id not in ends or end == End.OUT_OF_MEMORY):
-                ends[task_id] = end
+            known = ends.get(task_id)
+            if known is None:
+                ended = Ended(end, state, _exit_code(code), elapsed_s=_number(elapsed))
+            else:
+                most = max(
+                    (rss for rss in (known.max_rss_gb, _gigabytes(max_rss)) if rss is not None), default=None
+                )
+                ended = replace(known, max_rss_gb=most)
+                if end == End.OUT_OF_MEMORY:
+                    ended = replace(ended, end=end, said=state)
+            ends[task_id] = ended
         return ends
 
     def cancel(self, entries: Collection[Entry]) -> None:
@@ -239,3 +256,21 @@ def _script(call: Sequence[str], offset: int) -> str:
     if offset:
         lines.append(f"export {OFFSET_VARIABLE}={offset}")
     return "\n".join([*lines, f"exec {shlex.join(call)}", ""])
+
+
+def _exit_code(code: str) -> int | None:
+    """Of ``CODE:SIGNAL``, as a shell would say it."""
+    number, _, signal = code.partition(":")
+    if not number.isdecimal():
+        return None
+    return 128 + int(signal) if signal.isdecimal() and int(signal) else int(number)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text.isdecimal() else None
+
+
+def _gigabytes(text: str) -> float | None:
+    """Of sizes as sacct writes them: ``204800K``; empty where nothing was measured."""
+    match = re.fullmatch(r"([\d.]+)([KMGT]?)", text)
+    return float(match[1]) * _BYTES[match[2]] / 2**30 if match else None
