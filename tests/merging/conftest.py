@@ -1,7 +1,7 @@
 """Model and Hessian folders made of a few tensors, without transformers."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,41 +121,58 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers with a word-level tokenizer, without a classification head of its own."""
+def write_encoder() -> Callable[..., None]:
+    """``write_encoder(folder, words)``: a BERT without a head, and its tokenizer of these words."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "very", *map(str, range(24))]
-    tokenizer = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
+    def write(
+        folder: Path,
+        words: Sequence[str],
+        *,
+        in_pieces: bool = False,
+        num_hidden_layers: int = 2,
+        intermediate_size: int = 32,
+    ) -> None:
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
+        numbers = {word: number for number, word in enumerate(words)}
+        kind = models.WordPiece if in_pieces else models.WordLevel
+        tokenizer = Tokenizer(kind(numbers, unk_token="[UNK]"))
+        split = pre_tokenizers.BertPreTokenizer if in_pieces else pre_tokenizers.WhitespaceSplit
+        tokenizer.pre_tokenizer = split()
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        )
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            model_max_length=16,
+            pad_token="[PAD]",
+            unk_token="[UNK]",
+            cls_token="[CLS]",
+            sep_token="[SEP]",
+        ).save_pretrained(folder)
+        config = transformers.BertConfig(
+            vocab_size=len(words),
+            hidden_size=16,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=2,
+            intermediate_size=intermediate_size,
+            max_position_embeddings=16,
+        )
+        with torch.random.fork_rng(), quiet():
+            torch.manual_seed(0)
+            transformers.BertModel(config).save_pretrained(folder)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model(tmp_path_factory: pytest.TempPathFactory, write_encoder: Callable[..., None]) -> Path:
+    """A BERT of two layers with a word-level tokenizer, without a classification head of its own."""
     folder = tmp_path_factory.mktemp("models") / "language_model"
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=16,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    ).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-    )
-    with torch.random.fork_rng(), quiet():
-        torch.manual_seed(0)
-        transformers.BertModel(config).save_pretrained(folder)
+    write_encoder(folder, ["good", "bad", "film", "very", *map(str, range(24))])
     return folder
 
 

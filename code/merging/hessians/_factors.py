@@ -46,6 +46,10 @@ _CallId = tuple[nn.Module, int]
 """A layer, and how many times it was called before in the same forward pass."""
 _MASKS = ("attention_mask", "decoder_attention_mask")
 """Of the inputs and of the targets: (B, R), or (B, K, R) where an example is K texts."""
+NEVER = "no example reaches it"
+TIED = "something else uses it, too"
+GROUPED = "a convolution with groups has a matrix for each of them"
+PADDED = "a convolution with such padding has no rule"
 _NUM_PROBED = 3  # no length of anything that all examples share, or so we hope
 
 
@@ -88,7 +92,7 @@ class FactorSums:
         refuse_coupled_examples(model)
         self._model = model
         self._scores = scores
-        self._layers, self._tied = _linear_layers(model)
+        self._layers, self._without = _linear_layers(model)
         if not self._layers:
             raise MergingError(
                 "the model has no trainable weight of a linear layer, so there are no factors to "
@@ -116,10 +120,10 @@ class FactorSums:
         return sorted({name for module, name in self._layers.items() if _rules.is_transposed(module)})
 
     @property
-    def uncovered(self) -> list[str]:
-        """Weights of linear layers without factors: never called with examples, or tied to something else."""
-        never = {name for name in self.inputs if not self.num_positions[name]}
-        return sorted(never | self._tied)
+    def uncovered(self) -> dict[str, str]:
+        """Weights of linear layers and convolutions without factors, and why they have none."""
+        never = {name: NEVER for name in self.inputs if not self.num_positions[name]}
+        return dict(sorted({**self._without, **never}.items()))
 
     def add(self, batch: Batch, cotangents: Cotangents) -> None:
         """Add the examples of a batch: any number, padded or not.
@@ -338,8 +342,8 @@ class _Pass:
         return mask.flatten() if mask is not None and _fits(a, mask) else None
 
 
-def _linear_layers(model: nn.Module) -> tuple[dict[nn.Module, str], set[str]]:
-    """Linear modules with the model's name of their weight, and weights that are used otherwise, too."""
+def _linear_layers(model: nn.Module) -> tuple[dict[nn.Module, str], dict[str, str]]:
+    """Linear modules by the name of their weight; and weights that have no factors, with reasons."""
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     layers, others = {}, set()
     for module in model.modules():
@@ -349,13 +353,13 @@ def _linear_layers(model: nn.Module) -> tuple[dict[nn.Module, str], set[str]]:
                     layers[module] = names[id(parameter)]
                 else:
                     others.add(names[id(parameter)])
-    tied = {name for name in layers.values() if name in others}
-    grouped = {
-        names[id(module.weight)]
+    tied = {name: TIED for name in layers.values() if name in others}
+    convolutions = {
+        names[id(module.weight)]: GROUPED if module.groups > 1 else PADDED
         for module in model.modules()
         if isinstance(module, nn.Conv2d) and id(module.weight) in names and not _rules.is_linear(module)
     }
-    return {module: name for module, name in layers.items() if name not in tied}, tied | grouped
+    return {module: name for module, name in layers.items() if name not in tied}, tied | convolutions
 
 
 def _own_biases(model: nn.Module, layers: Mapping[nn.Module, str]) -> dict[str, str]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from merging.hessians import Estimator
     from merging.sources import Source
 
+_NOT_STORED = "the model's files do not hold it"
+
 
 class Sums(ABC):
     """What an estimate adds batches to.
@@ -244,10 +246,12 @@ class _Factors(Sums):
                 for name, count in sorted(self._sums.num_positions.items())
                 if count and name in self._names
             },
-            "uncovered": tuple(
+            "uncovered": dict(
                 sorted(
-                    {self._names.get(name, name) for name in self._sums.uncovered}
-                    | (self._sums.inputs.keys() - self._names.keys())
+                    {
+                        **dict.fromkeys(self._sums.inputs.keys() - self._names.keys(), _NOT_STORED),
+                        **{self._names.get(name, name): why for name, why in self._sums.uncovered.items()},
+                    }.items()
                 )
             ),
         }

@@ -83,8 +83,8 @@ class HessianRecord:
     """Of ``kfac`` with ``kfac_bias``: the bias that is the last input, by weight."""
     num_positions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Of ``gram`` and ``kfac``: positions that the mean of each weight is over."""
-    uncovered: tuple[str, ...] = ()
-    """Weights of linear layers that have no factors: never called, tied to something else, or grouped."""
+    uncovered: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Weights of linear layers and convolutions that have no factors, and why."""
     report: Report = dataclasses.field(default_factory=Report)
     """How good the estimate is; empty where it was not made by examples, or by an earlier version."""
 
@@ -136,6 +136,8 @@ def _parse(record: Mapping[str, Any]) -> HessianRecord:
     """Read what ``hessian.json`` holds; JSON knows no tuples, fields of strings are."""
     lists = {field.name for field in dataclasses.fields(HessianRecord) if field.default == ()}
     values: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in record.items()}
+    if isinstance(uncovered := values.get("uncovered"), list):  # earlier versions gave no reasons
+        values["uncovered"] = dict.fromkeys(uncovered, "")
     return HessianRecord(**{**values, "report": Report.parse(record.get("report", {}))})
 
 

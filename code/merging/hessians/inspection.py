@@ -139,7 +139,7 @@ def _facts(stored: StoredHessian) -> Iterator[tuple[str, str]]:
         yield "zeros", _percent(report.zeros)
     for key, names in (
         ("without gradient", record.without_gradient),
-        ("without factors", record.uncovered),
+        ("without factors", [f"{name} ({why})" if why else name for name, why in record.uncovered.items()]),
         ("by vmap", record.by_vmap),
         ("one by one", record.by_loop),
     ):

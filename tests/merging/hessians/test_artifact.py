@@ -74,6 +74,13 @@ def test_a_folder_without_a_statistic_is_a_diagonal(tmp_path: Path) -> None:
     assert stored.record.statistic == "diagonal" and stored.record.default_scale == 10
 
 
+def test_reasons_that_earlier_versions_did_not_give(tmp_path: Path) -> None:
+    write_hessian(tmp_path, {"a": torch.ones(2)}, record())
+    written = json.loads((tmp_path / "hessian.json").read_text())
+    (tmp_path / "hessian.json").write_text(json.dumps({**written, "uncovered": ["b"]}))
+    assert StoredHessian(tmp_path, label="hessian").record.uncovered == {"b": ""}
+
+
 def test_a_statistic_of_the_future(tmp_path: Path) -> None:
     write_hessian(tmp_path, {"a": torch.ones(2)}, record())
     written = json.loads((tmp_path / "hessian.json").read_text())

@@ -85,7 +85,7 @@ def test_factors_of_a_model_folder(
     )
     assert_alike(many, one)
     record = many.record
-    assert record.statistic == statistic and record.transposed == () and record.uncovered == ()
+    assert record.statistic == statistic and record.transposed == () and record.uncovered == {}
     dense = "bert.encoder.layer.0.output.dense.weight"
     tokens = sum(min(8, 1 + 5 * row % 9) for row in range(20))
     assert record.num_positions[dense] == tokens and record.num_positions["classifier.weight"] == 20
@@ -191,7 +191,7 @@ def test_factors_are_named_as_in_the_files(
     patches = "vit.embeddings.patch_embeddings.projection.weight"
     assert hessian.checkpoint.tensors[f"{patches}/inputs"].shape == (16, 16)
     assert hessian.record.num_positions[patches] == 20 * 4
-    assert hessian.record.uncovered == ()
+    assert hessian.record.uncovered == {}
 
 
 def test_fewer_examples_are_a_stratified_sample(

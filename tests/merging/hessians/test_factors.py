@@ -190,9 +190,9 @@ def test_transposed_weights_are_known_by_class() -> None:
 class Pixels(nn.Module):
     """A convolution, and a grouped one, over images."""
 
-    def __init__(self, groups: int = 1) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 4, 2, stride=2, padding=1, groups=groups)
+        self.conv = nn.Conv2d(2, 4, 2, stride=2, padding=1, **options)
         self.head = nn.Linear(4, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -245,11 +245,17 @@ def test_what_has_no_factors_is_named(batch_size: int) -> None:
     model = built(Odd)
     sums = added(model, texts(), LABELS, batch_size=batch_size)
     assert sums.means().keys() == {"both.weight"}
-    assert sums.uncovered == ["embedding.weight", "shared.weight", "unused.weight"]
+    assert sums.uncovered == {
+        "embedding.weight": "something else uses it, too",
+        "shared.weight": "no example reaches it",
+        "unused.weight": "no example reaches it",
+    }
     assert sums.num_positions["both.weight"] == sum(LENGTHS)
-    grouped = built(partial(Pixels, groups=2))
     pixels = torch.ones(1, 2, 4, 4).double()
-    assert added(grouped, {"pixels": pixels}, LABELS[:1], batch_size=1).uncovered == ["conv.weight"]
+    for kwargs, why in (({"groups": 2}, "with groups"), ({"padding_mode": "circular"}, "such padding")):
+        odd = built(partial(Pixels, **kwargs))
+        found = added(odd, {"pixels": pixels}, LABELS[:1], batch_size=1).uncovered
+        assert list(found) == ["conv.weight"] and why in found["conv.weight"]
 
 
 def test_drawn_labels_come_close_to_all_classes() -> None:

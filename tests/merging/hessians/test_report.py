@@ -1,5 +1,6 @@
 """What an estimate says of itself: halves, zeros, totals of layers; and how people see it."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,5 +226,10 @@ def test_inspect_refuses_in_words(
     write_hessian(old, {"weight": torch.ones(2)}, record)
     code, out, _ = inspect(capsys, str(old))
     assert code == 0 and "unknown: halves of the examples were not compared" in out
+    told = dataclasses.replace(record, statistic="kfac", uncovered={"conv.weight": "it has groups", "b": ""})
+    write_hessian(old, {"weight": torch.ones(2)}, told)
+    code, out, _ = inspect(capsys, str(old))
+    assert code == 0 and "conv.weight (it has groups), b" in out
+    write_hessian(old, {"weight": torch.ones(2)}, record)
     code, _, err = inspect(capsys, str(old), "--plot", str(tmp_path / "plot.png"))
     assert code == 2 and "has no report" in err

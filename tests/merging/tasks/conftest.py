@@ -2,13 +2,18 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from merging.evaluation.run import evaluate, predict
+from merging.hessians.estimate import estimate
+from merging.merge.streaming import merge_checkpoints
 from merging.models import quiet
+from merging.training.run import train
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WriteModel = Callable[..., Path]
@@ -128,3 +133,94 @@ def write_data(tmp_path: Path) -> WriteData:
         return out
 
     return write
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Folders of a small experiment: by task, and what was merged of them."""
+
+    task_type: str
+    place: Path
+    data: Mapping[str, Path]
+    models: Mapping[str, Path]
+    fishers: Mapping[str, Path]
+    merged: Path
+
+    def judge(self, model: Path) -> dict[str, Any]:
+        """Metrics of a model on the test split of every task; predictions lie in ``place``."""
+        evaluate(
+            task_type=self.task_type,
+            model=model,
+            data={name: {"data": folder, "split": "test"} for name, folder in self.data.items()},
+            options={"max_tokens": 8, "bootstrap_samples": 20},
+            out=self.place / f"evaluation_{model.name}",
+        )
+        found: dict[str, Any] = json.loads(
+            (self.place / f"evaluation_{model.name}" / "metrics.json").read_text()
+        )
+        return found
+
+    def predictions(self, model: Path, task: str) -> list[dict[str, Any]]:
+        """What ``judge`` wrote of one task, an example each."""
+        file = self.place / f"evaluation_{model.name}" / "predictions" / f"{task}.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def predict(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the merged model says of an example without a label."""
+        (self.place / "new.jsonl").write_text(json.dumps(row) + "\n")
+        out = self.place / "predictions.jsonl"
+        predict(
+            task_type=self.task_type,
+            model=self.merged,
+            data=self.place / "new.jsonl",
+            options={"max_tokens": 8},
+            out=out,
+        )
+        found: dict[str, Any] = json.loads(out.read_text())
+        return found
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, write_data: WriteData) -> Callable[..., Experiment]:
+    """``experiment(task_type, start, {task: rows})``: fine-tunes, estimates Fishers, and merges by them."""
+
+    def run(
+        task_type: str,
+        start: Path,
+        rows: Mapping[str, Sequence[Mapping[str, Any]]],
+        *,
+        num_test: int,
+        max_examples: int | None = None,
+        **training: Any,
+    ) -> Experiment:
+        data, models, fishers = {}, {}, {}
+        for name, its in rows.items():
+            data[name] = write_data(name, {"train": its, "test": its[:num_test]})
+            models[name], fishers[name] = tmp_path / f"model_{name}", tmp_path / f"fisher_{name}"
+            train(
+                task_type=task_type,
+                model=start,
+                architecture=None,
+                data={"data": data[name], "split": "train"},
+                validation={"data": data[name], "split": "test"},
+                options={"batch_size": 4, "max_tokens": 8, "best_by": "metric", **training},
+                seed=0,
+                out=models[name],
+                work=None,
+            )
+            estimate(
+                estimator="fisher_mc",
+                task_type=task_type,
+                model=models[name],
+                data={"data": data[name], "split": "train"},
+                options={"max_tokens": 8, "batch_size": 5, "max_examples": max_examples},
+                seed=0,
+                out=fishers[name],
+            )
+        merged = tmp_path / "merged"
+        merge_checkpoints(
+            method="fisher", options={}, base=None, models=models, extras={"hessians": fishers}, out=merged
+        )
+        return Experiment(task_type, tmp_path, data, models, fishers, merged)
+
+    return run

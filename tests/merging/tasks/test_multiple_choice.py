@@ -1,6 +1,5 @@
 """Multiple choice: answers ranked by likelihood, with an encoder and without, and a whole experiment."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ import torch
 from merging import tasks
 from merging.adapters import merge_adapters
 from merging.errors import DataError, OptionError
-from merging.evaluation.run import evaluate, predict
+from merging.evaluation.run import evaluate
 from merging.hessians._factors import FactorSums
 from merging.hessians.estimate import estimate
-from merging.merge.streaming import merge_checkpoints
 from merging.models import quiet
-from merging.training.run import train
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -231,12 +228,11 @@ def test_vectors_of_adapters_merge_by_their_blocks(
     ("task_type", "kind"), [(TASK, "t5"), (TASK, "gpt2"), ("multiple_choice_normalised", "t5")]
 )
 def test_from_training_to_a_merged_model_that_is_judged(
-    task_type: str, kind: str, write_language_model: WriteModel, write_data: WriteData, tmp_path: Path
+    task_type: str, kind: str, write_language_model: WriteModel, experiment: Callable[..., Any]
 ) -> None:
-    start = write_language_model(kind)
-    data, models, fishers = {}, {}, {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for place, name in enumerate(("a", "b")):
-        rows = [
+        rows[name] = [
             {
                 "text": f"w{row % 4} w{place}",
                 "choices": [f"w{(row + shift) % 4}" for shift in range(2 + row % 2)],
@@ -244,60 +240,13 @@ def test_from_training_to_a_merged_model_that_is_judged(
             }
             for row in range(12)
         ]
-        for row in rows[::2]:
+        for row in rows[name][::2]:
             row["choices"].reverse()
             row["label"] = len(row["choices"]) - 1
-        data[name] = write_data(name, {"train": rows, "test": rows[:6]})
-        models[name] = tmp_path / f"model_{name}"
-        train(
-            task_type=task_type,
-            model=start,
-            architecture=None,
-            data={"data": data[name], "split": "train"},
-            validation={"data": data[name], "split": "test"},
-            options={
-                "learning_rate": 0.01,
-                "batch_size": 4,
-                "num_epochs": 3,
-                "max_tokens": 8,
-                "best_by": "metric",
-            },
-            seed=0,
-            out=models[name],
-            work=None,
-        )
-        fishers[name] = tmp_path / f"fisher_{name}"
-        estimate(
-            estimator="fisher_mc",
-            task_type=task_type,
-            model=models[name],
-            data={"data": data[name], "split": "train"},
-            options={"max_tokens": 8, "batch_size": 5},
-            seed=0,
-            out=fishers[name],
-        )
-    merged = tmp_path / "merged"
-    merge_checkpoints(
-        method="fisher", options={}, base=None, models=models, extras={"hessians": fishers}, out=merged
+    found = experiment(
+        task_type, write_language_model(kind), rows, num_test=6, learning_rate=0.01, num_epochs=3
     )
-    test = {name: {"data": folder, "split": "test"} for name, folder in data.items()}
-    evaluate(
-        task_type=task_type,
-        model=merged,
-        data=test,
-        options={"max_tokens": 8, "bootstrap_samples": 20},
-        out=tmp_path / "evaluation",
-    )
-    results = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
-    for values in results.values():
+    for values in found.judge(found.merged).values():
         assert set(values) == {"accuracy", "num_examples"} and values["num_examples"] == 6
-    (tmp_path / "new.jsonl").write_text(json.dumps({"text": "w1", "choices": ["w1", "w2"]}) + "\n")
-    predict(
-        task_type=task_type,
-        model=merged,
-        data=tmp_path / "new.jsonl",
-        options={"max_tokens": 8},
-        out=tmp_path / "predictions.jsonl",
-    )
-    record = json.loads((tmp_path / "predictions.jsonl").read_text())
+    record = found.predict({"text": "w1", "choices": ["w1", "w2"]})
     assert set(record) == {"id", "prediction", "probabilities", "scores"}

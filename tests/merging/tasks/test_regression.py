@@ -1,6 +1,5 @@
 """Regression: numbers in, numbers out, Fishers of a Gaussian, and a whole experiment."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,9 @@ import torch
 from merging import tasks
 from merging.adaptation.run import adapt
 from merging.errors import CheckpointError, DataError, OptionError
-from merging.evaluation.run import evaluate, predict
 from merging.hessians import _gaussian
 from merging.hessians.artifact import StoredHessian
-from merging.hessians.estimate import estimate
-from merging.merge.streaming import merge_checkpoints
 from merging.models import quiet
-from merging.training.run import train
 from torch import Tensor
 
 TASK = "regression"
@@ -132,73 +127,21 @@ def test_numbers_have_no_entropy_to_minimise(regressor: Path, write_data: WriteD
 
 
 def test_from_training_to_a_merged_model_that_is_judged(
-    tiny_language_model: Path, write_data: WriteData, tmp_path: Path
+    tiny_language_model: Path, experiment: Callable[..., Any]
 ) -> None:
     counts = {name: [row % 5 for row in range(start, start + 20)] for name, start in (("a", 0), ("b", 3))}
-    data, models, fishers = {}, {}, {}
-    for name, its in counts.items():
-        rows = [{"text": " ".join(["good"] * count + ["bad"]), "label": count / 2} for count in its]
-        data[name] = write_data(name, {"train": rows, "test": rows[:8]})
-        models[name] = tmp_path / f"model_{name}"
-        train(
-            task_type=TASK,
-            model=tiny_language_model,
-            architecture=None,
-            data={"data": data[name], "split": "train"},
-            validation={"data": data[name], "split": "test"},
-            options={
-                "learning_rate": 0.01,
-                "batch_size": 4,
-                "num_epochs": 8,
-                "max_tokens": 8,
-                "best_by": "metric",
-            },
-            seed=0,
-            out=models[name],
-            work=None,
-        )
-        fishers[name] = tmp_path / f"fisher_{name}"
-        estimate(
-            estimator="fisher_mc",
-            task_type=TASK,
-            model=models[name],
-            data={"data": data[name], "split": "train"},
-            options={"max_tokens": 8, "batch_size": 5},
-            seed=0,
-            out=fishers[name],
-        )
-    assert StoredHessian(fishers["a"], label="a").record.label_names == ("value",)
-    merged = tmp_path / "merged"
-    merge_checkpoints(
-        method="fisher", options={}, base=None, models=models, extras={"hessians": fishers}, out=merged
-    )
-    test = {name: {"data": folder, "split": "test"} for name, folder in data.items()}
-    results = {}
-    for name, model in {"merged": merged, "own": models["a"]}.items():
-        evaluate(
-            task_type=TASK,
-            model=model,
-            data=test,
-            options={"max_tokens": 8, "bootstrap_samples": 20},
-            out=tmp_path / f"evaluation_{name}",
-        )
-        results[name] = json.loads((tmp_path / f"evaluation_{name}" / "metrics.json").read_text())
-    own = results["own"]["a"]
+    rows = {
+        name: [{"text": " ".join(["good"] * count + ["bad"]), "label": count / 2} for count in its]
+        for name, its in counts.items()
+    }
+    found = experiment(TASK, tiny_language_model, rows, num_test=8, learning_rate=0.01, num_epochs=8)
+    assert StoredHessian(found.fishers["a"], label="a").record.label_names == ("value",)
+    assert set(found.judge(found.merged)) == {"a", "b"}
+    own = found.judge(found.models["a"])["a"]
     assert set(own) == {"pearson", "spearman", "mean_squared_error", "num_examples"}
     assert own["pearson"]["value"] > 0.9
-    lines = [
-        json.loads(line)
-        for line in (tmp_path / "evaluation_own" / "predictions" / "a.jsonl").read_text().splitlines()
-    ]
+    lines = found.predictions(found.models["a"], "a")
     assert own["mean_squared_error"]["value"] == pytest.approx(
         np.mean([(line["prediction"] - line["label"]) ** 2 for line in lines])
     )
-    (tmp_path / "new.jsonl").write_text(json.dumps({"text": "good bad"}) + "\n")
-    predict(
-        task_type=TASK,
-        model=merged,
-        data=tmp_path / "new.jsonl",
-        options={"max_tokens": 8},
-        out=tmp_path / "predictions.jsonl",
-    )
-    assert set(json.loads((tmp_path / "predictions.jsonl").read_text())) == {"id", "prediction"}
+    assert set(found.predict({"text": "good bad"})) == {"id", "prediction"}

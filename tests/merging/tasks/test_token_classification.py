@@ -12,14 +12,13 @@ import transformers
 from merging import tasks
 from merging.data import splits
 from merging.errors import DataError
-from merging.evaluation.run import evaluate, predict
+from merging.evaluation.run import evaluate
 from merging.hessians.artifact import StoredHessian
 from merging.hessians.estimate import estimate
 from merging.merge.streaming import merge_checkpoints
 from merging.models import quiet
-from merging.training.run import train
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 TASK = "token_classification"
@@ -35,34 +34,10 @@ def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bert(tmp_path_factory: pytest.TempPathFactory, write_encoder: Callable[..., None]) -> Path:
     """A BERT without a head, whose tokenizer cuts words into pieces."""
     folder = tmp_path_factory.mktemp("models") / "bert"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *PIECES]
-    tokenizer = Tokenizer(models.WordPiece({word: id for id, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=16,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    ).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=16,
-    )
-    with torch.random.fork_rng(), quiet():
-        torch.manual_seed(0)
-        transformers.BertModel(config).save_pretrained(folder)
+    write_encoder(folder, PIECES, in_pieces=True, num_hidden_layers=1, intermediate_size=24)
     return folder
 
 
@@ -261,80 +236,28 @@ def test_each_task_keeps_its_own_tags(
         assert {tag for line in lines for tag in json.loads(line)["prediction"]} <= known
 
 
-def test_from_training_to_a_merged_model_that_is_judged(
-    bert: Path, write_data: WriteData, tmp_path: Path
-) -> None:
+def test_from_training_to_a_merged_model_that_is_judged(bert: Path, experiment: Callable[..., Any]) -> None:
     sentences = {
         "a": [(["anna", "runs"], ["B-PER", "O"]), (["bo", "smith", "run"], ["B-PER", "I-PER", "O"])],
         "b": [(["nobody", "and", "bo"], ["O", "O", "B-PER"]), (["run", "anna"], ["O", "B-PER"])],
     }
-    data, trained, fishers = {}, {}, {}
-    for name, its in sentences.items():
-        rows = [{"words": words, "label": tags} for words, tags in its] * 6
-        if name == "b":
-            rows.append({"words": ["anna", "smith"], "label": ["B-PER", "I-PER"]})  # all tags are in both
-        data[name] = write_data(name, {"train": rows, "test": rows[:5]})
-        trained[name] = tmp_path / f"model_{name}"
-        train(
-            task_type=TASK,
-            model=bert,
-            architecture=None,
-            data={"data": data[name], "split": "train"},
-            validation={"data": data[name], "split": "test"},
-            options={
-                "learning_rate": 0.02,
-                "batch_size": 4,
-                "num_epochs": 8,
-                "max_tokens": 8,
-                "best_by": "metric",
-            },
-            seed=0,
-            out=trained[name],
-            work=None,
-        )
-        fishers[name] = tmp_path / f"fisher_{name}"
-        estimate(
-            estimator="fisher_mc",
-            task_type=TASK,
-            model=trained[name],
-            data={"data": data[name], "split": "train"},
-            options={"max_tokens": 8, "batch_size": 5, "max_examples": 8},
-            seed=0,
-            out=fishers[name],
-        )
-    assert tasks.load(TASK).label_names(splits.load({"data": data["a"], "split": "train"})) == (
+    rows = {
+        name: [{"words": words, "label": tags} for words, tags in its] * 6 for name, its in sentences.items()
+    }
+    rows["b"].append({"words": ["anna", "smith"], "label": ["B-PER", "I-PER"]})  # all tags are in both
+    found = experiment(TASK, bert, rows, num_test=5, max_examples=8, learning_rate=0.02, num_epochs=8)
+    assert tasks.load(TASK).label_names(splits.load({"data": found.data["a"], "split": "train"})) == (
         "B-PER",
         "I-PER",
         "O",
     )
-    assert StoredHessian(fishers["a"], label="a").record.num_examples == 8
-    log = (trained["a"] / "training_log.csv").read_text().splitlines()
+    assert StoredHessian(found.fishers["a"], label="a").record.num_examples == 8
+    log = (found.models["a"] / "training_log.csv").read_text().splitlines()
     place = log[0].split(",").index("validation_entity_f1")
     assert max(float(line.split(",")[place] or 0) for line in log[1:]) == 1.0
-    merged = tmp_path / "merged"
-    merge_checkpoints(
-        method="fisher", options={}, base=None, models=trained, extras={"hessians": fishers}, out=merged
-    )
-    test = {name: {"data": folder, "split": "test"} for name, folder in data.items()}
-    evaluate(
-        task_type=TASK,
-        model=merged,
-        data=test,
-        options={"max_tokens": 8, "bootstrap_samples": 20},
-        out=tmp_path / "evaluation",
-    )
-    results = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
-    for values in results.values():
+    for values in found.judge(found.merged).values():
         assert set(values) == {"entity_f1", "tag_accuracy", "num_examples"}
         assert values["tag_accuracy"]["value"] > 0.5  # merged models have learned something
         assert values["entity_f1"]["low"] <= values["entity_f1"]["value"] <= values["entity_f1"]["high"]
-    (tmp_path / "new.jsonl").write_text(json.dumps({"words": ["anna", "runs"]}) + "\n")
-    predict(
-        task_type=TASK,
-        model=merged,
-        data=tmp_path / "new.jsonl",
-        options={"max_tokens": 8},
-        out=tmp_path / "predictions.jsonl",
-    )
-    record = json.loads((tmp_path / "predictions.jsonl").read_text())
+    record = found.predict({"words": ["anna", "runs"]})
     assert set(record) == {"id", "prediction", "confidence"} and len(record["prediction"]) == 2
