@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from sisyphus.graph import dependencies_first
 from sisyphus.job import Job
 from sisyphus.job_dir import JobDir
 
+_NO_LOCK = nullcontext()
 _WIDTH = 100
 """Letters of a value that are put on one line if it has parts."""
 
@@ -83,20 +85,24 @@ class Asked:
             return ""
 
 
-def explain(asked: Asked, other: Asked | None = None) -> Explanation:
+def explain(
+    asked: Asked, other: Asked | None = None, *, lock: AbstractContextManager[Any] = _NO_LOCK
+) -> Explanation:
     """Explain the id of a job.
 
     Args:
         asked: the job.
         other: compare with this one; default: the closest folder of the same class.
+        lock: held while jobs of this process are read; not while folders are, which may take seconds.
 
     Raises:
         JobDirError: a folder does not say what it was made from.
         SisyphusError: the two are of different classes.
     """
-    job, known = asked.saved()
+    with lock:
+        job, known = asked.saved()
+        left_out = left_out_of_id(asked.job) if asked.job is not None else frozenset()
     folders = Folders(known)
-    left_out = left_out_of_id(asked.job) if asked.job is not None else frozenset()
     num_others = 0
     compared: SavedJob | None
     if other is None:

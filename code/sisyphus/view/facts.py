@@ -38,6 +38,9 @@ _HAVE_TASKS = frozenset(State) - {State.FINISHED, State.WAITING, State.INPUT_PAT
 """States in which it is worth a look which task it is."""
 
 
+_LINES_OF_FAILURE = 20
+"""Of the end of a log; the last one that is not empty counts."""
+
 BLOCK_SEPARATOR = " / "
 """Between the names of blocks that lie in each other."""
 
@@ -94,6 +97,8 @@ class JobFacts:
     """What it says of itself while it runs."""
     broken: str = ""
     """Why its code failed in this process."""
+    failure: str = ""
+    """The last line that a failed task of it printed: mostly what was raised."""
     tasks: list[TaskFacts] = field(default_factory=list)
     usage: UsageFacts | None = None
 
@@ -165,6 +170,7 @@ def look(
 def job_facts(job: Job, state: State, engine: EngineBase | None, usage_of_finished: bool = False) -> JobFacts:
     """Look at one job that is known to be in a state; other arguments as for :func:`look`."""
     running = state is State.RUNNING
+    tasks = _tasks(job, engine) if state in _HAVE_TASKS else []
     aliases = {
         os.path.join(prefix, alias)
         for alias in tuple(job.get_aliases() or ())
@@ -189,7 +195,8 @@ def job_facts(job: Job, state: State, engine: EngineBase | None, usage_of_finish
         progress=overview.fraction_done(job) if running else None,
         info=overview.info_text(job) if running else "",
         broken=job._sis_broken or "",
-        tasks=_tasks(job, engine) if state in _HAVE_TASKS else [],
+        failure=_last_words(job, tasks) if state in overview.FAILED else "",
+        tasks=tasks,
         usage=usage_of(job, state) if usage_of_finished or state is not State.FINISHED else None,
     )
 
@@ -212,6 +219,20 @@ def _tasks(job: Job, engine: EngineBase | None) -> list[TaskFacts]:
         state = task_state(task, names, engine) if names else State.RUNNABLE
         facts.append(TaskFacts(task.name(), str(state), len(logs), task.rqmt(), started))
     return facts
+
+
+def _last_words(job: Job, tasks: Iterable[TaskFacts]) -> str:
+    names = job._sis_dir.names()
+    failed = [log for task in tasks if task.state in overview.FAILED for log in task.logs]
+    with_marker = (log for log in failed if _error_marker(log) in names)
+    log = next(with_marker, failed[0] if failed else "")  # without any it was interrupted
+    lines = overview.last_lines(log, _LINES_OF_FAILURE) if log else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _error_marker(log: str) -> str:
+    """Name of the marker beside a log that says that the same task id failed."""
+    return os.path.basename(log).replace(gs.JOB_LOG, gs.STATE_ERROR, 1)
 
 
 def usage_of(job: Job, state: State) -> UsageFacts | None:

@@ -6,11 +6,14 @@ better, but no wheel brings it: its Python packages need the program from the sy
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
 
-from sisyphus.view.facts import GraphFacts, JobFacts
+from sisyphus.view.facts import BLOCK_SEPARATOR, GraphFacts, JobFacts
 
 _SWEEPS = 8
 
@@ -85,6 +88,36 @@ def boxes_of_groups(
     return boxes
 
 
+def closed_blocks(facts: GraphFacts, open_blocks: Collection[str]) -> Callable[[JobFacts], str]:
+    """Return what says in which box a job is when blocks are drawn: the outermost one that is not open.
+
+    A block around all others, such as that of a config, is closed for its own jobs only: else there would be
+    one box to begin with.
+
+    Args:
+        facts: the graph.
+        open_blocks: full names of blocks that were opened.
+
+    Returns:
+        A function from a job to the full name of a block; empty if all blocks around it are open.
+    """
+    paths = sorted(job.block.split(BLOCK_SEPARATOR) for job in facts.jobs)
+    pairs = zip(paths[0], paths[-1], strict=False) if paths else ()
+    num_around_all = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    @cache
+    def closed(block: str) -> str:
+        names = block.split(BLOCK_SEPARATOR)
+        for depth in range(1, len(names) + 1):
+            name = BLOCK_SEPARATOR.join(names[:depth])
+            passed = depth <= num_around_all and depth < len(names)
+            if name not in open_blocks and not passed:
+                return name
+        return ""
+
+    return lambda job: closed(job.block)
+
+
 def _label(job: JobFacts) -> tuple[str, ...]:
     name = job.vis_name or (job.aliases[0] if job.aliases else job.id.rpartition(".")[2])
     return job.class_name, name
@@ -106,6 +139,9 @@ def arrange(boxes: Iterable[Box]) -> list[Box]:
     rows: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
     for box in boxes:
         rows[layer[box.key]].append(box.key)
+    label = {box.key: tuple(map(_natural, box.label)) for box in boxes}
+    for row in rows:
+        row.sort(key=label.__getitem__)
     position = {key: float(index) for row in rows for index, key in enumerate(row)}
     for sweep in range(_SWEEPS):
         neighbours = below if sweep % 2 else above
@@ -118,6 +154,11 @@ def arrange(boxes: Iterable[Box]) -> list[Box]:
     return [
         Box(box.key, box.label, box.states, box.inputs, layer[box.key], position[box.key]) for box in boxes
     ]
+
+
+def _natural(text: str) -> list[str | int]:
+    """Sorts ``a 9`` before ``a 10``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def _layers(inputs: Mapping[str, Iterable[str]]) -> dict[str, int]:

@@ -32,7 +32,6 @@ from sisyphus.records import job_record
 from sisyphus.states import State
 from sisyphus.terminal import overview
 from sisyphus.view import job_logs, layout
-from sisyphus.view.drawing import COLOURS
 from sisyphus.view.facts import GraphFacts, JobFacts, TargetFacts, UsageFacts, usage_of
 from sisyphus.web import job_table, output_files
 from sisyphus.web.access import Access, Guard
@@ -169,7 +168,6 @@ class Page:
             "project": os.path.basename(gs.BASE_DIR) or gs.BASE_DIR,
             "control": self._control,
             "choices": snapshot.choices,
-            "colours": dict(COLOURS),
             "states": [str(state) for state in overview.ORDER],
             "failed": [str(state) for state in overview.FAILED],
             "missing": facts.missing[:_MOST_LISTED],
@@ -196,12 +194,8 @@ class Page:
 
     def _drawing(self, request: Request, snapshot: Snapshot) -> dict[str, Any]:
         """Boxes with places, and lines between them."""
-        group = request.query_params.get("group", "")
-        if group not in _GROUPS:
-            raise OptionError(f"group: {group!r} is not one of {', '.join(filter(None, _GROUPS))}")
-        boxes = layout.boxes_of_groups(
-            snapshot.facts, _GROUPS[group], frozenset(request.query_params.getlist("open"))
-        )
+        opened = frozenset(request.query_params.getlist("open"))
+        boxes = _boxes(snapshot.facts, request.query_params.get("group", ""), opened)
         if len(boxes) > MOST_BOXES:
             raise OptionError(
                 f"{len(boxes)} boxes are too many to draw, at most {MOST_BOXES} are: draw them by class or "
@@ -217,6 +211,7 @@ class Page:
                     "job": box.key in snapshot.jobs,
                     "label": list(box.label),
                     "states": dict(box.states),
+                    "note": _note(snapshot.jobs[box.key]) if box.key in snapshot.jobs else "",
                     "x": box.position,
                     "y": box.layer,
                 }
@@ -240,6 +235,10 @@ class Page:
             "name": job.name,
             "usage": None if used is None else dataclasses.asdict(used),
             "users": users[:_MOST_LISTED],
+            "near": {
+                other: {"name": snapshot.jobs[other].name, "state": snapshot.jobs[other].state}
+                for other in (*shown["inputs"], *users[:_MOST_LISTED])
+            },
             "logs": job_logs.names(folder) if _inside_project(job.folder) else [],
             "series": [
                 {"task": f"{record.task} {record.task_id}", "points": record.series}
@@ -252,7 +251,7 @@ class Page:
         job_id = _named(request, snapshot).id
         with self._lock:
             job = self._job_of(job_id)
-            found = explain(Asked(job_id, job._sis_dir, job))
+        found = explain(Asked(job_id, job._sis_dir, job), lock=self._lock)
         return {
             "arguments": [
                 {"place": place, "text": text, "counts": name not in found.left_out}
@@ -334,11 +333,26 @@ class Page:
         return JSONResponse({"done": True})
 
 
-_GROUPS: dict[str, Callable[[JobFacts], str]] = {
-    "": lambda job: "",
-    "class": lambda job: job.class_name,
-    "block": lambda job: job.block,
-}
+def _boxes(facts: GraphFacts, group: str, opened: frozenset[str]) -> list[layout.Box]:
+    """The boxes of a drawing by ``""`` (each job), ``"class"`` or ``"block"``; ``opened``: keys of boxes.
+
+    Raises:
+        OptionError: an unknown group.
+    """
+    if group == "":
+        return layout.boxes_of_jobs(facts)
+    if group == "class":
+        return layout.boxes_of_groups(facts, lambda job: job.class_name, opened)
+    if group == "block":
+        names = frozenset(key.partition(" ")[2] for key in opened)  # without the stage of the box
+        return layout.boxes_of_groups(facts, layout.closed_blocks(facts, names))
+    raise OptionError(f"group: {group!r} is not one of class, block")
+
+
+def _note(job: JobFacts) -> str:
+    """What a job says of itself, or why it failed."""
+    done = "" if job.progress is None else f"{job.progress:.0%} "
+    return (done + job.info).strip() or job.broken or job.failure
 
 
 def _news(snapshot: Snapshot) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sisyphus.errors import OptionError
 from sisyphus.terminal import overview
-from sisyphus.view.facts import JobFacts, UsageFacts
+from sisyphus.view.facts import BLOCK_SEPARATOR, JobFacts, UsageFacts
 from sisyphus.web.snapshots import Snapshot
 
 MOST_ROWS = 500
@@ -83,7 +83,7 @@ class Query:
         return (
             (not self.state or job.state == self.state)
             and (not self.class_name or job.class_name == self.class_name)
-            and (not self.block or job.block == self.block or job.block.startswith(f"{self.block} / "))
+            and (not self.block or f"{job.block}{BLOCK_SEPARATOR}".startswith(self.block + BLOCK_SEPARATOR))
             and (not self.tag or self.tag in job.tags)
             and all(word in text for word in self.words)
         )
@@ -119,6 +119,7 @@ def _row(job: JobFacts, used: UsageFacts | None) -> dict[str, Any]:
         "state": job.state,
         "progress": job.progress,
         "info": job.info,
+        "failure": job.broken or job.failure,
         "wall_s": used.wall_s if used else None,
         "memory_gb": used.peak_memory_gb if used else None,
     }

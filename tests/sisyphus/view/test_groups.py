@@ -73,3 +73,31 @@ def test_random_blocks_in_random_graphs(workplace):
             seen.add(box.key)
         assert sum(sum(box.states.values()) for box in found) == len(jobs)
         assert len(layout.arrange(found)) == len(found)
+
+
+def test_blocks_open_from_the_outside(workplace):
+    config = Block("config")
+    outer = config.sub_block("outer")
+    inner = [outer.sub_block(name) for name in ("a", "b")]
+    alone = Step("alone")
+    config.add_job(alone)
+    jobs = [Step(f"{block.name} {number}") for block in inner for number in range(2)]
+    for block, job in zip((inner[0], inner[0], inner[1], inner[1]), jobs, strict=True):
+        block.add_job(job)
+    direct = Step("direct")
+    outer.add_job(direct)
+    facts = facts_of(alone, direct, *jobs)
+
+    def groups(*opened):
+        closed = layout.closed_blocks(facts, opened)
+        return sorted({closed(job) for job in facts.jobs})
+
+    assert groups() == ["config", "config / outer"]  # the block around all is passed by
+    assert groups("config") == ["", "config / outer"]
+    assert groups("config / outer") == ["", "config", "config / outer / a", "config / outer / b"]
+    assert groups("config / outer", "config / outer / b") == ["", "config", "config / outer / a"]
+    only = replace(facts, jobs=[job for job in facts.jobs if job.block == "config / outer / a"])
+    closed = layout.closed_blocks(only, ())
+    assert {closed(job) for job in only.jobs} == {"config / outer / a"}
+    nothing = replace(facts, jobs=[])
+    assert layout.boxes_of_groups(nothing, layout.closed_blocks(nothing, ())) == []

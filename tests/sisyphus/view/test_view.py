@@ -12,6 +12,7 @@ from sisyphus.graph import SISGraph
 from sisyphus.outputs.targets import OutputCall, OutputPath, OutputReport
 from sisyphus.states import State
 from sisyphus.view import layout, tree
+from sisyphus.view import watch as watch_module
 from sisyphus.view.facts import look
 from sisyphus.view.job_states import states_of
 from sisyphus.view.watch import Watch
@@ -189,6 +190,58 @@ def test_a_watch_sees_what_changes(workplace):
     graph.add_target(OutputPath("third", Step("third").out))
     assert len(watch.look().jobs) == 3
     assert {name for job in watch.look().jobs for name in job.needed_for} == {"second", "third"}
+
+
+def test_a_watch_without_time_sees_what_runs_and_whose_folder_changed(workplace, monkeypatch):
+    jobs = [Step(str(number)) for number in range(5)]
+    for job in jobs:
+        job._sis_setup_directory()
+    runs = {jobs[3]}
+    engine = Asked()
+    monkeypatch.setattr(engine, "look", lambda task, task_id: "running" if task.job in runs else "unknown")
+    watch = Watch(graph_of(**{str(number): job.out for number, job in enumerate(jobs)}), engine)
+    assert watch.look().counts == {"runnable": 4, "running": 1}
+    monkeypatch.setattr(watch_module, "_LOOK_S", 0.0)
+    runs.clear()
+    assert watch.look().counts == {"runnable": 5}
+    runs.update(jobs[:2])
+    assert watch.look().counts == {"runnable": 5}  # nothing tells
+    jobs[0]._sis_dir.mark_task("log", "run", 1)
+    assert watch.look().counts == {"runnable": 4, "running": 1}
+    monkeypatch.setattr(watch_module, "_LOOK_S", 60.0)
+    assert watch.look().counts == {"runnable": 3, "running": 2}
+
+
+def test_a_watch_without_time_goes_on_where_it_ended(workplace, monkeypatch):
+    runs = []
+    engine = Asked()
+    monkeypatch.setattr(engine, "look", lambda task, task_id: "running" if runs else "unknown")
+    jobs = [Step(str(number)) for number in range(4)]
+    for job in jobs:
+        job._sis_setup_directory()
+    watch = Watch(graph_of(**{str(number): job.out for number, job in enumerate(jobs)}), engine)
+    watch.look()
+    runs.append(True)
+    now = [0.0]
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1) or now[0])
+    monkeypatch.setattr(watch_module, "_LOOK_S", 1.5)  # time for one look at the clock
+    monkeypatch.setattr(watch_module, "_AT_ONCE", 3)
+    assert watch.look().counts == {"runnable": 1, "running": 3}
+    assert watch.look().counts == {"running": 4}
+
+
+def test_what_a_failed_task_said_last(workplace):
+    job = Step("fails")
+    job._sis_setup_directory()
+    job._sis_dir.mark_task("error", "run", 2)
+    folder = workplace / job._sis_path()
+    (folder / "log.run.1").write_text("all well\n")
+    (folder / "log.run.2").write_text("Traceback\n\x1b[31mValueError: no\x1b[0m\n\n")
+    (seen,) = look(graph_of(x=job.out), None).jobs
+    assert (seen.state, seen.failure) == ("error", "ValueError: no")
+    (folder / "error.run.2").unlink()
+    (seen,) = look(graph_of(x=job.out), None).jobs
+    assert seen.failure == ""
 
 
 def test_a_watch_beside_a_manager_believes_it_and_declares_nothing(workplace):

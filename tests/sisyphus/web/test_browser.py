@@ -128,7 +128,7 @@ def test_a_graph_is_watched_while_it_is_computed(project, page, wait_for):
             page.click("nav a[data-tab='jobs']")
             page.wait_for_selector("#total:has-text('2 jobs')")
             page.fill("#search", "slow</b>")
-            page.wait_for_selector("#total:has-text('1 jobs')")
+            page.wait_for_selector("#total:has-text('1 job')")
             row = page.locator("#job-table tbody tr")
             assert "<b>slow</b>" in row.inner_text()
             assert "25 % <img src=x" in row.inner_text()

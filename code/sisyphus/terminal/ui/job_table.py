@@ -128,7 +128,7 @@ def _segments(job: JobFacts, width: int, below_cursor: bool) -> Iterator[Segment
     texts = (
         job.state,
         job.class_name,
-        showable(f"{job.name} {job.info}".replace("\n", " ")),
+        showable(f"{job.name} {job.info or job.broken or job.failure}".replace("\n", " ")),
         "" if job.progress is None else f"{bar(job.progress)} {job.progress:4.0%}",
         "" if used is None else duration(used.wall_s),
         "" if used is None else f"{used.peak_memory_gb:.2f} GB",

@@ -24,6 +24,7 @@ def details(job: JobFacts, usage: UsageFacts | None) -> list[str]:
         ("state", f"{job.state} {told}{job.info}".rstrip()),
         *([("to do", HOW_TO_RETRY[job.state])] if job.state in HOW_TO_RETRY else []),
         *([("broken", job.broken)] if job.broken else []),
+        *([("failed", job.failure)] if job.failure else []),
         *_list("alias", job.aliases),
         *([("shown as", job.vis_name)] if job.vis_name else []),
         *([("made at", job.made_at)] if job.made_at else []),

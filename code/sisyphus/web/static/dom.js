@@ -64,11 +64,21 @@ export const gigabytes = (number) => (number === null || number === undefined ? 
 // What all views know: the last overview, and where the person is.
 export const shared = { overview: null };
 
-export function stateMark(state, text = state, tag = "span") {
-  const mark = make(tag, { class: "state" }, text);
-  mark.style.background = shared.overview.colours[state] || "#eeeeee";
-  return mark;
+export const stateMark = (state, text = state, tag = "span") => make(tag, { class: "state", "data-state": state }, text);
+
+// Colours stand in the style sheet only; Plotly must be told them.
+export const styleOf = (name, element = document.documentElement) => getComputedStyle(element).getPropertyValue(name).trim();
+
+export function colourOf(state) {
+  if (!colours.has(state)) {
+    const mark = document.body.appendChild(make("i", { "data-state": state, hidden: true }));
+    colours.set(state, styleOf("--state", mark));
+    mark.remove();
+  }
+  return colours.get(state);
 }
+
+const colours = new Map();
 
 // The address after #: tab, then what is chosen: #jobs?job=ID&search=...
 export function place() {

@@ -1,12 +1,19 @@
-// The graph: boxes and lines with places from the server, drawn by Plotly, which zooms and moves.
+// The graph from left to right: boxes and lines with places from the server, drawn by Plotly, which zooms and moves.
 
-import { $, ask, go, latest, place, shared } from "./dom.js";
+import { $, ask, colourOf, go, latest, notice, place, shared, styleOf } from "./dom.js";
 
 const LETTER = 6.2; // pixels
+const LINE = 13;
+const MOST_CURVES = 1500; // of more lines each is straight
+const BENDS = Array.from({ length: 17 }, (_, index) => index / 16);
+const NODES = 2; // which trace they are
+const BAR = 44; // pixels: a box of several jobs is a bar of their states
+const MOST_BARS = 300; // more boxes are squares in the colour of their worst state
 const opened = new Set();
 let group = null;
 let drawn = null;
 let drawnAs = "";
+let drawnKind = "";
 let revision = 0;
 
 export function start() {
@@ -19,7 +26,13 @@ export function start() {
     opened.clear();
     update();
   });
-  new ResizeObserver(() => { if (drawn && !$("graph").hidden) Plotly.Plots.resize($("drawing")); }).observe($("drawing"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    drawnAs = "";
+    update();
+  });
+  new ResizeObserver(() => {
+    if (drawn && !$("graph").hidden) Plotly.Plots.resize($("drawing")).then(relabel);
+  }).observe($("drawing"));
 }
 
 export function show() {
@@ -35,27 +48,32 @@ const update = latest(async (isLast) => {
   try {
     answer = await ask("graph", { group, open: [...opened] });
   } catch (error) {
-    $("drawing-error").textContent = error.message;
-    $("drawing-error").hidden = false;
-    opened.clear();
+    if (!isLast()) return;
+    if (!opened.size) $("drawing-error").textContent = error.message;
+    else {
+      opened.delete([...opened].pop());
+      notice(error.message);
+    }
+    $("drawing-error").hidden = opened.size > 0 || drawn !== null;
     return;
   }
   if (!isLast()) return;
   $("drawing-error").hidden = true;
+  $("collapse").hidden = !group;
+  $("collapse").disabled = !opened.size;
   draw(answer);
 }, 30);
 
-// The state of a box of several jobs is the worst of them; the order of states is from harmless to bad.
-function worst(states) {
-  const order = shared.overview.states;
-  return Object.keys(states).sort((a, b) => order.indexOf(b) - order.indexOf(a))[0];
-}
+// From bad to harmless.
+const sorted = (states) => Object.entries(states).sort(([a], [b]) => shared.overview.states.indexOf(b) - shared.overview.states.indexOf(a));
 
 const size = (box) => Object.values(box.states).reduce((a, b) => a + b, 0);
-const statesText = (box) => Object.entries(box.states).map(([state, number]) => (size(box) > 1 ? `${state} ${number}` : state)).join(", ");
+const statesText = (box) => sorted(box.states).map(([state, number]) => (size(box) > 1 ? `${state} ${number}` : state)).join(", ");
 
 // Plotly reads some HTML in texts: it must not find any in ours.
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+const last = (text) => text.split(" / ").pop();
 
 // Of a class the beginning counts; of a name the end, because many have their beginning in common.
 function fitting(text, width, isName) {
@@ -64,72 +82,118 @@ function fitting(text, width, isName) {
   return isName ? `…${text.slice(1 - most)}` : `${text.slice(0, most - 1)}…`;
 }
 
-// Labels as long as there is room between two boxes of a row at the present zoom.
-function labels(boxes, range) {
-  const width = ($("drawing").clientWidth / Math.max(0.5, range[1] - range[0])) - 6;
-  if (width < 5 * LETTER) return boxes.map(() => "");
-  return boxes.map((box) => box.label.map((line, index) => plain(fitting(line, width, index > 0))).join("<br>"));
+// Labels as long and as high as there is room between two boxes at the present zoom.
+function labels(boxes, { x, y }) {
+  const width = $("drawing").clientWidth / Math.max(0.5, x[1] - x[0]) - (boxes.some((box) => !box.job) ? 50 : 34);
+  const lines = Math.floor($("drawing").clientHeight / Math.max(0.5, y[0] - y[1]) / LINE);
+  if (width < 5 * LETTER || !lines) return boxes.map(() => "");
+  return boxes.map((box) => {
+    const [first, second] = box.job ? box.label : [last(box.label[0]), `${box.label[1]}: ${statesText(box)}`];
+    const above = `<b>${plain(fitting(first, width / 1.1, false))}</b>`;
+    const below = plain(fitting(second, width, box.job));
+    if (lines > 1) return `${above}<br>${below}`;
+    return box.job ? below : above;
+  });
 }
 
-function draw({ boxes, lines }) {
-  const widest = Math.max(0, ...boxes.map((box) => box.x));
-  const deepest = Math.max(0, ...boxes.map((box) => box.y));
+function relabel() {
+  const { xaxis, yaxis } = $("drawing").layout;
+  return Plotly.restyle($("drawing"), { text: [labels(drawn, { x: xaxis.range, y: yaxis.range })] }, [NODES]);
+}
+
+// Lines leave and arrive level.
+function curves(boxes, lines) {
   const x = [];
   const y = [];
   for (const [from, to] of lines) {
-    x.push(boxes[from].x, boxes[to].x, null);
-    y.push(boxes[from].y, boxes[to].y, null);
+    const [a, b] = [boxes[from], boxes[to]];
+    for (const t of lines.length > MOST_CURVES ? [0, 1] : BENDS) {
+      x.push(a.y + (b.y - a.y) * t);
+      y.push(a.x + (b.x - a.x) * t * t * (3 - 2 * t));
+    }
+    x.push(null);
+    y.push(null);
   }
-  const { chosen } = place();
+  return { x, y, mode: "lines", type: "scatter", hoverinfo: "skip" };
+}
+
+function bars(boxes) {
+  return boxes.flatMap((box) => {
+    let end = -BAR / 2;
+    return sorted(box.states).map(([state, number]) => {
+      const begin = end;
+      end += (BAR * number) / size(box);
+      const there = { xanchor: box.y, yanchor: box.x, x0: begin, x1: end, y0: -7, y1: 7 };
+      return { type: "rect", xsizemode: "pixel", ysizemode: "pixel", ...there, fillcolor: colourOf(state), line: { width: 0 } };
+    });
+  });
+}
+
+function draw({ boxes, lines }) {
+  const chosen = place().chosen.get("job");
+  const as = JSON.stringify([group, chosen, boxes, lines]);
+  if (as === drawnAs) return;
   const kind = `${group} ${[...opened]} ${boxes.length}`;
-  const fresh = kind !== drawnAs || !drawn;
-  const whole = [-0.7, widest + 0.7];
+  const fresh = kind !== drawnKind || !drawnAs;
+  const widest = Math.max(0, ...boxes.map((box) => box.x));
+  const deepest = Math.max(0, ...boxes.map((box) => box.y));
+  const whole = { x: [-0.15, deepest + 0.95], y: [widest + 0.7, -0.7] };
   if (fresh) revision += 1;
-  const edges = { x, y, mode: "lines", type: "scatter", line: { color: "#d3d8e0", width: 1 }, hoverinfo: "skip" };
+  const { xaxis, yaxis } = fresh ? {} : $("drawing").layout;
+  const text = styleOf("--text");
+  const groups = boxes.filter((box) => !box.job);
+  const asBars = groups.length <= MOST_BARS;
+  const isBar = (box) => asBars && !box.job;
+  const isChosen = (box) => box.key === chosen;
+  const near = lines.filter(([from, to]) => isChosen(boxes[from]) || isChosen(boxes[to]));
   const nodes = {
-    x: boxes.map((box) => box.x),
-    y: boxes.map((box) => box.y),
+    x: boxes.map((box) => box.y),
+    y: boxes.map((box) => box.x),
     type: "scatter",
     mode: "markers+text",
-    text: labels(boxes, fresh ? whole : $("drawing").layout.xaxis.range),
-    textposition: "bottom center",
-    textfont: { size: 10 },
-    hovertext: boxes.map((box) => [...box.label, statesText(box)].map(plain).join("<br>")),
+    text: labels(boxes, fresh ? whole : { x: xaxis.range, y: yaxis.range }),
+    textposition: "middle right",
+    textfont: { size: 10.5, color: text },
+    hovertext: boxes.map((box) => [...box.label, statesText(box), ...(box.note ? [fitting(box.note, 600, false)] : [])].map(plain).join("<br>")),
     hoverinfo: "text",
+    hoverlabel: { align: "left" },
     cliponaxis: false,
     marker: {
       opacity: 1,
-      color: boxes.map((box) => shared.overview.colours[worst(box.states)]),
+      color: boxes.map((box) => (isBar(box) ? "rgba(0,0,0,0)" : colourOf(sorted(box.states)[0][0]))),
       symbol: boxes.map((box) => (box.job ? "circle" : "square")),
-      size: boxes.map((box) => (box.job ? 16 : Math.min(40, 18 + 2 * Math.log2(size(box))))),
-      line: {
-        color: boxes.map((box) => (box.key === chosen.get("job") ? "#1f2430" : "#6b7280")),
-        width: boxes.map((box) => (box.key === chosen.get("job") ? 3 : 1)),
-      },
+      size: boxes.map((box) => (isBar(box) ? BAR : 13)),
+      line: { color: boxes.map((box) => (isChosen(box) ? text : styleOf("--page"))), width: boxes.map((box) => (isBar(box) ? 0 : isChosen(box) ? 3 : 1)) },
     },
   };
   const axis = { visible: false, zeroline: false };
   const layout = {
-    xaxis: { ...axis, range: whole },
-    yaxis: { ...axis, range: [deepest + 0.6, -0.4] },
+    xaxis: { ...axis, range: whole.x },
+    yaxis: { ...axis, range: whole.y },
     uirevision: revision, // while it stays, Plotly keeps what a person zoomed and moved
+    shapes: asBars ? bars(groups) : [],
     margin: { l: 4, r: 4, t: 4, b: 4 },
     showlegend: false,
     dragmode: "pan",
     hovermode: "closest",
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
   };
+  const edges = { ...curves(boxes, lines), line: { color: styleOf("--edge"), width: 1 } };
+  const marked = { ...curves(boxes, near), line: { color: styleOf("--accent"), width: 1.6 } };
   const first = !drawn;
   drawn = boxes;
-  drawnAs = kind;
+  drawnAs = as;
+  drawnKind = kind;
   $("drawing").dataset.boxes = boxes.length;
-  Plotly.react($("drawing"), [edges, nodes], layout, { scrollZoom: true, displaylogo: false, displayModeBar: false, doubleClick: false });
+  Plotly.react($("drawing"), [edges, marked, nodes], layout, { scrollZoom: true, displaylogo: false, displayModeBar: false, doubleClick: false });
   if (first) watch();
 }
 
 function watch() {
   const drawing = $("drawing");
   drawing.on("plotly_click", ({ points }) => {
-    const box = points[0].curveNumber === 1 && drawn[points[0].pointNumber];
+    const box = points[0].curveNumber === NODES && drawn[points[0].pointNumber];
     if (!box) return;
     if (box.job) go("graph", { job: box.key });
     else {
@@ -138,7 +202,7 @@ function watch() {
     }
   });
   drawing.on("plotly_relayout", (change) => {
-    if ("xaxis.range[0]" in change) Plotly.restyle(drawing, { text: [labels(drawn, drawing.layout.xaxis.range)] }, [1]);
+    if ("xaxis.range[0]" in change) relabel();
   });
   drawing.on("plotly_doubleclick", () => {
     drawnAs = "";

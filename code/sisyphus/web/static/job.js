@@ -1,6 +1,6 @@
 // One job: what it is, does, prints, used, is made from, and why it is not another one.
 
-import { $, act, ask, duration, gigabytes, go, latest, make, notice, place, shared, stateMark } from "./dom.js";
+import { $, act, ask, duration, gigabytes, go, latest, make, notice, place, shared, stateMark, styleOf } from "./dom.js";
 
 let shown = null; // id of the job whose parts stand in the page
 let log = ""; // name of the log that was chosen
@@ -37,7 +37,8 @@ function showHead(job) {
   const parts = [close, make("h2", {}, job.name), stateMark(job.state)];
   if (job.progress !== null) parts.push(" ", make("progress", { value: job.progress, max: 1 }), ` ${Math.round(100 * job.progress)} %`);
   if (job.info) parts.push(` ${job.info}`);
-  if (job.broken) parts.push(make("p", { class: "error" }, job.broken));
+  const why = job.broken || job.failure;
+  if (why) parts.push(make("div", { class: "failure-box error" }, why));
   if (shared.overview.control) {
     const button = (action) => make("button", { "data-action": action, onclick: () => doIt(action, job.id) }, action);
     parts.push(make("p", { class: "bar" }, button(job.state === "hold" ? "release" : "hold"), button("retry")));
@@ -54,7 +55,10 @@ async function doIt(action, id) {
   }
 }
 
-const link = (id) => make("button", { class: "link", onclick: () => go(place().tab, { job: id }) }, id);
+function linkTo(job) {
+  return (id) => make("button", { class: "link", "data-state": job.near[id].state, title: `${id}: ${job.near[id].state}`, onclick: () => go(place().tab, { job: id }) }, job.near[id].name);
+}
+
 const lines = (items) => items.flatMap((item, index) => (index ? [make("br"), item] : [item]));
 
 function rows(pairs) {
@@ -74,9 +78,10 @@ function showFacts(job) {
     ["needed for", job.needed_for.join(", ")],
     ["tasks", lines(job.tasks.map(task))],
     ["used", used ? `${duration(used.wall_s)}, cpu ${duration(used.cpu_s)}, at most ${gigabytes(used.peak_memory_gb)}, on ${used.hosts.join(", ")}` : ""],
-    ["made from", lines(job.inputs.map(link))],
+    ["gpus", used ? lines(used.gpu.map((one) => Object.entries(one).map(([name, value]) => `${name} ${value}`).join(", "))) : []],
+    ["made from", lines(job.inputs.map(linkTo(job)))],
     ["other inputs", lines(job.outside_inputs)],
-    ["used by", lines(job.users.map(link))],
+    ["used by", lines(job.users.map(linkTo(job)))],
     ["outputs", lines(job.outputs)],
   ]));
 }
@@ -92,12 +97,16 @@ function showResources(job) {
     { x: points.map((point) => point[0]), y: points.map((point) => point[1]), name: `memory ${task}`, mode: "lines+markers", marker: { size: 4 } },
     { x: points.map((point) => point[0]), y: points.map((point) => point[2]), name: `cpu ${task}`, yaxis: "y2", mode: "lines+markers", marker: { size: 4 } },
   ]);
+  const axis = { gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zerolinecolor: styleOf("--line") };
   const layout = {
     margin: { l: 50, r: 50, t: 8, b: 36 },
-    xaxis: { title: { text: "s" } },
-    yaxis: { title: { text: "GB" }, rangemode: "tozero" },
-    yaxis2: { title: { text: "% cpu" }, overlaying: "y", side: "right", rangemode: "tozero" },
+    xaxis: { ...axis, title: { text: "s" } },
+    yaxis: { ...axis, title: { text: "GB" }, rangemode: "tozero" },
+    yaxis2: { ...axis, title: { text: "% cpu" }, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false },
     legend: { orientation: "h", y: 1.2 },
+    font: { color: styleOf("--text") },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
   };
   Plotly.react(place.lastChild, traces, layout, { displayModeBar: false, responsive: true });
 }

@@ -18,6 +18,12 @@ function showCounts(news) {
     });
   const all = make("span", { id: "all" }, `${news.jobs} jobs, ${news.targets_done} of ${news.targets} targets done`);
   $("counts").replaceChildren(...marks, all);
+  const shares = shared.overview.states.filter((state) => news.counts[state]).map((state) => {
+    const share = make("span", { "data-state": state, title: `${state} ${news.counts[state]}` });
+    share.style.flexGrow = news.counts[state];
+    return share;
+  });
+  $("shares").replaceChildren(...shares);
 }
 
 function showNotes(overview) {

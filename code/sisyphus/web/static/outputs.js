@@ -20,7 +20,7 @@ const list = latest(async (isLast) => {
   const chosen = place().chosen.get("output");
   const item = (row) => {
     const button = make("button", { class: row.name === chosen ? "chosen" : "", onclick: () => go("outputs", { output: row.name, number: "", inside: "" }) }, row.name);
-    return make("li", { class: row.done ? "" : "open", title: row.done ? row.kind : `${row.kind}, not done` }, button);
+    return make("li", { class: row.done ? "" : "open", "data-state": row.done ? "finished" : "waiting", title: row.done ? row.kind : `${row.kind}, not done` }, button);
   };
   const more = total > rows.length ? [make("li", { class: "hint" }, `and ${total - rows.length} more`)] : [];
   $("output-list").replaceChildren(...rows.map(item), ...more);

@@ -3,7 +3,7 @@
 import { $, ask, duration, gigabytes, go, latest, make, place, shared, stateMark } from "./dom.js";
 
 const ROWS = 50;
-const COLUMNS = [["state", "state"], ["name", "job"], ["class", "class"], ["progress", "progress"], ["time", "time"], ["memory", "memory"]];
+const COLUMNS = [["state", "state"], ["name", "job"], ["class", "class"], ["progress", "progress, or why it failed"], ["time", "time"], ["memory", "memory"]];
 const FILTERS = ["state", "class", "block", "tag"];
 let sort = "";
 let descending = false;
@@ -53,7 +53,7 @@ const update = latest(async (isLast) => {
   const { total, rows } = await ask("jobs", asked);
   if (!isLast()) return;
   if (first && first >= total) return turn(-first);
-  $("total").textContent = `${total} jobs`;
+  $("total").textContent = `${total} ${total === 1 ? "job" : "jobs"}`;
   $("page").textContent = total ? `${first + 1}–${Math.min(first + ROWS, total)}` : "";
   $("previous").disabled = !first;
   $("next").disabled = first + ROWS >= total;
@@ -69,16 +69,16 @@ function head([key, text]) {
     first = 0;
     update();
   };
-  return make("th", { onclick: turnAround }, text + arrow);
+  return make("th", { onclick: turnAround, class: key === "time" || key === "memory" ? "number" : undefined }, text + arrow);
 }
 
 function row(job) {
-  const progress = make("td");
+  const progress = make("td", { class: job.failure ? "failure" : undefined });
   if (job.progress !== null) progress.append(make("progress", { value: job.progress, max: 1 }), ` ${Math.round(100 * job.progress)} % `);
-  progress.append(job.info);
+  progress.append(job.info || job.failure);
   return make(
     "tr",
-    { "data-job": job.id, onclick: () => go("jobs", { job: job.id }) },
+    { "data-job": job.id, class: job.id === place().chosen.get("job") ? "chosen" : undefined, onclick: () => go("jobs", { job: job.id }) },
     make("td", {}, stateMark(job.state)),
     make("td", { title: job.id }, job.name),
     make("td", {}, job.class),
