@@ -6,14 +6,14 @@ from typing import Any
 
 from sisyphus import Job, Task, gs, tk
 
-from recipe.train import launch
+from recipe import processes
 
 
 class HessianJob(Job):
     """Estimate statistics of a model's curvature; one estimate serves any number of merges.
 
     A killed estimate goes on from what it had saved. With more than one GPU (``{"gpu": 2}`` in its
-    requirements) the examples are shared between them.
+    requirements), or node (``{"multi_node_slots": 2}``), the examples are shared between them.
 
     Args:
         estimator: name of a file in ``merging/hessians``: a diagonal, Gram matrices, K-FAC factors, ...
@@ -78,8 +78,6 @@ class HessianJob(Job):
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
-        import torch
-
         arguments = {
             "estimator": self.estimator,
             "statistics": self.statistics,
@@ -91,8 +89,8 @@ class HessianJob(Job):
             "out": self.out_hessian,
             "work": "estimate",
         }
-        if torch.cuda.device_count() > 1:
-            launch(arguments, num_processes=torch.cuda.device_count(), command="hessian")
+        if (several := processes.of_this_task()).total > 1:
+            processes.launch("hessian", arguments, several)
         else:
             from merging.hessians.estimate import estimate
 

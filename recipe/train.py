@@ -1,29 +1,19 @@
 """Fine-tuning, or training from scratch."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sisyphus import Job, Task, gs, tk
 
-
-def launch(arguments: Mapping[str, Any], *, num_processes: int, command: str = "train") -> None:
-    """Run a command of ``merging`` in one process for each GPU; the engine has seen to it that only our own
-    are visible."""
-    with Path("arguments.json").open("w", encoding="utf-8") as file:
-        json.dump(arguments, file, default=os.fspath)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
-    defaults = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]  # else it warns
-    program = ["-m", "merging", command, "--config", "arguments.json"]
-    subprocess.run([*launcher, *defaults, *program], check=True)
+from recipe import processes
 
 
 class TrainJob(Job):
     """Train a model; a killed run goes on from its last checkpoint and ends with the same weights.
+
+    With more than one GPU (``{"gpu": 2}`` in its requirements), or node (``{"multi_node_slots": 2}``), each
+    batch is shared between them.
 
     Args:
         task_type: name of a file in ``merging/tasks``.
@@ -72,8 +62,6 @@ class TrainJob(Job):
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
-        import torch
-
         arguments = {
             "task_type": self.task_type,
             "model": self.model,
@@ -85,8 +73,8 @@ class TrainJob(Job):
             "out": self.out_model,
             "work": "training",
         }
-        if torch.cuda.device_count() > 1:
-            launch(arguments, num_processes=torch.cuda.device_count())
+        if (several := processes.of_this_task()).total > 1:
+            processes.launch("train", arguments, several)
         else:
             from merging.training.run import train
 

@@ -318,7 +318,7 @@ def test_several_gpus_get_a_process_each(tmp_path: Path, monkeypatch: pytest.Mon
     job.run()
     ((command, check),) = commands
     assert check
-    assert command[1:5] == ["-m", "accelerate.commands.launch", "--num_processes", "2"]
+    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     assert command[-5:] == ["-m", "merging", "train", "--config", "arguments.json"]
     train = next(command for command in cli.COMMANDS if command.name == "train")
     arguments = parse(train, ["--config", "arguments.json"])
@@ -328,13 +328,31 @@ def test_several_gpus_get_a_process_each(tmp_path: Path, monkeypatch: pytest.Mon
     assert arguments["options"] == TRAIN["options"]
 
 
+def test_several_nodes_get_a_launcher_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("JOB_NUM_NODES", "3"), ("JOB_ID", "17"), ("CPUS_PER_TASK", "5")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    job = TrainJob(**TRAIN)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="needs srun"):
+        job.run()
+    (tmp_path / "srun").touch(0o755)
+    commands = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+    job.run()
+    command = commands[0]
+    assert command[:2] == ["srun", "--nodes=3"]
+    assert {"--cpus-per-task=5", "--nnodes=3", "--nproc-per-node=2", "--rdzv-id=17"} <= set(command)
+
+
 def test_several_gpus_share_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     commands = []
     monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
     HessianJob(**SEVERAL).run()
-    assert commands[0][3:5] == ["--num_processes", "4"]
+    assert "--nproc-per-node=4" in commands[0]
     assert commands[0][-5:] == ["-m", "merging", "hessian", "--config", "arguments.json"]
     hessian = next(command for command in cli.COMMANDS if command.name == "hessian")
     arguments = parse(hessian, ["--config", "arguments.json"])

@@ -1,8 +1,9 @@
 """One training from end to end: a start and a training set in, a model folder out.
 
-transformers' Trainer and accelerate do the steps, so ``accelerate launch -m merging train ...`` uses
-several GPUs. Checkpoints go to a work folder; a killed training that is started again with the same
-arguments goes on from the last of them and ends, on a CPU, with the same bits.
+transformers' Trainer and accelerate do the steps, so ``torchrun -m merging train ...`` uses several GPUs,
+on one node or several; each batch is shared between them. Checkpoints go to a work folder; a killed training
+that is started again with the same arguments goes on from the last of them and ends, on a CPU, with the same
+bits.
 """
 
 from __future__ import annotations
@@ -165,6 +166,7 @@ def train(
     if (folder := best.folder()) is not None:
         network = task.load_model(str(folder))
     record |= {
+        "num_processes": _num_processes(),
         "num_steps": trainer.state.global_step,
         "best": best.best(trainer.state),
         "seconds": round(time.monotonic() - started, 3),
@@ -219,18 +221,23 @@ def _claim(work: Path, record: Mapping[str, Any]) -> None:
         )
 
 
+def _num_processes() -> int:
+    """How many processes the launcher (torchrun, accelerate launch) has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _arguments(
     options: TrainingOptions, seed: int, work: Path, checkpoint_steps: int, *, evaluate: bool
 ) -> TrainingArguments:
     """Translate our options; whatever the Trainer would report to a service is off."""
     if options.precision == "fp16" and not torch.cuda.is_available():
         raise OptionError("precision 'fp16' needs a GPU; on this machine use 'float32' or 'bf16'.")
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch
-    if options.batch_size % world_size:
+    num_processes = _num_processes()
+    if options.batch_size % num_processes:
         raise OptionError(
-            f"batch_size {options.batch_size} cannot be shared by {world_size} processes; take a multiple."
+            f"batch_size {options.batch_size} cannot be shared by {num_processes} processes; take a multiple."
         )
-    per_device = options.batch_size // world_size
+    per_device = options.batch_size // num_processes
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=options.num_epochs or 1,
@@ -263,7 +270,7 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for accelerate launch, not for DataParallel
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, not for DataParallel
     return arguments
 
 
