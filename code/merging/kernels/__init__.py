@@ -1,7 +1,7 @@
 """Arithmetic of methods that is fused in C, where a compiler was found when this package was installed.
 
-Each function has its counterpart in torch, in the method that calls it, and gives the same numbers bit for bit;
-:func:`can_fuse` says which of the two is to be used. Other Python threads go on meanwhile.
+Each function has its counterpart in torch, in the method that calls it, and gives the same numbers bit for
+bit; :func:`can_fuse` says which of the two is to be used. Other Python threads go on meanwhile.
 """
 
 from __future__ import annotations
@@ -198,9 +198,7 @@ class _Curved(ctypes.Structure):
     )
 
 
-def _tasks(
-    models: Sequence[Tensor], kept: Sequence[Kept], weights: Sequence[float]
-) -> ctypes.Array[_Task]:
+def _tasks(models: Sequence[Tensor], kept: Sequence[Kept], weights: Sequence[float]) -> ctypes.Array[_Task]:
     tasks = []
     for model, its, weight in zip(models, kept, weights, strict=True):
         key, place, limit = (its.draw.key, its.draw.place, its.draw.limit) if its.draw else (None, 0, 0)

@@ -77,7 +77,7 @@ def measure_drop(pieces: Pieces, options: DropOptions) -> Measure:
 def kept(
     tasks: Collection[str], options: DropOptions, measure: Measure, parameter: Parameter
 ) -> dict[str, Kept] | None:
-    """What :func:`dropped_vectors` leaves of each task vector, for :mod:`merging.kernels`, if they can do it."""
+    """What :func:`dropped_vectors` leaves of each task vector, where :mod:`merging.kernels` can do that."""
     if options.drop_from == "model":
         return None
     found = {}

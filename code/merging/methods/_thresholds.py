@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from merging.kernels import Kept, can_fuse, compare
+from merging import kernels
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from merging.kernels import Kept
     from merging.methods._seam import Parameter, Piece, Pieces
 
 _COLLECT_ALL = 2**18  # elements; below, a sample would cost as much as it saves
@@ -49,7 +50,8 @@ class Cut:
             return vector
         flat = vector.view(-1)
         num_before = min(max(self.index - start, 0), flat.numel())
-        limit = _below(self.value, is_double=flat.dtype == torch.float64)  # hardshrink zeroes up to and with its limit
+        # hardshrink zeroes up to and with its limit
+        limit = _below(self.value, is_double=flat.dtype == torch.float64)
         for part, end in ((flat[:num_before], limit), (flat[num_before:], self.value)):
             if part.numel():
                 torch.hardshrink(part, end, out=part)
@@ -58,9 +60,9 @@ class Cut:
     def kept(self, parameter: Parameter, scale: float = 1.0) -> Kept:
         """What ``keep_`` keeps of a piece, and then multiplies, for :mod:`merging.kernels`."""
         if self.value <= 0:
-            return Kept(scale=scale)
+            return kernels.Kept(scale=scale)
         num_before = min(max(self.index - parameter.start, 0), parameter.size)
-        return Kept(self.value, _below(self.value), num_before, scale=scale)
+        return kernels.Kept(self.value, _below(self.value), num_before, scale=scale)
 
     def drop_(self, vector: Tensor, start: int = 0) -> Tensor:
         """Zero these elements in place."""
@@ -288,7 +290,7 @@ def _look(pieces: Pieces, searches: Sequence[_Search]) -> None:
         import torch
 
         base, models = piece["base"], piece["models"]
-        if can_fuse(base, *(models[task] for task in tasks)):
+        if kernels.can_fuse(base, *(models[task] for task in tasks)):
             return [_compare(base, models[search.task], search.bracket, store) for search in searches]
         vector = torch.empty_like(base)  # once: asking for memory costs more than the arithmetic
         magnitudes: Any = vector.view(-1)
@@ -333,7 +335,7 @@ class _Store:
 
 def _compare(base: Tensor, model: Tensor, bracket: tuple[float, float], store: _Store) -> _Seen:
     """Compare the magnitudes of a task vector with a bracket."""
-    above, at_high, inside, at_low = compare(base, model, *bracket)
+    above, at_high, inside, at_low = kernels.compare(base, model, *bracket)
     return _Seen(above, at_high, store.keep(inside), at_low)
 
 

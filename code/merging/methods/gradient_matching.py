@@ -127,8 +127,10 @@ def merge(
 
     alpha = per_task("gradient_matching: scaling_factor", options.scaling_factor, models)
     knows_something = options.delta_0 > torch.finfo(base_hessian.dtype).tiny
-    if knows_something and not options.parity and kernels.can_fuse(
-        base, base_hessian, *models.values(), *hessians.values()
+    if (
+        knows_something
+        and not options.parity
+        and kernels.can_fuse(base, base_hessian, *models.values(), *hessians.values())
     ):
         merged, ranges = kernels.match_gradients(
             base,

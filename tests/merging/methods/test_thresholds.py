@@ -5,10 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from merging import kernels
 from merging.methods import _thresholds
 from merging.methods._seam import Parameter
 from merging.methods._thresholds import Cut, largest
 from torch import Tensor
+
+
+@pytest.fixture(autouse=True, params=["fused", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernels, and as it is without a compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr(kernels, "can_fuse", lambda *tensors: False)
+    elif not kernels.is_built():
+        pytest.skip("there was no C compiler when the package was installed")
 
 
 class Piece(dict[str, Any]):
