@@ -11,13 +11,26 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from . import slurm_cluster
 from .slurm_cluster import SlurmCluster
 
-SETTINGS = """
+WAITS = """
+    # one file system, one host: nothing is seen late
+    WAIT_PERIOD_JOB_FS_SYNC = 1
+    WAIT_PERIOD_JOB_CLEANUP = 1
+    WAIT_PERIOD_CACHE = 1
+    WAIT_PERIOD_BETWEEN_CHECKS = 2
+    WAIT_PERIOD_MTIME_OF_INPUTS = 0
+    PLOGGING_UPDATE_FILE_PERIOD = 1
+    PLOGGING_INTERVAL = 1
+"""
+
+SETTINGS = (
+    """
     from sisyphus.engine import EngineSelector
     from sisyphus.localengine import LocalEngine
     from sisyphus.simple_linux_utility_for_resource_management_engine import (
@@ -28,16 +41,10 @@ SETTINGS = """
         slurm = Slurm(default_rqmt={"cpu": 1, "mem": 0.5, "time": 1}, poll_interval=1)
         return EngineSelector({"short": LocalEngine(cpus=2), "long": slurm}, default_engine="long")
 
-    # one file system, one host: nothing is seen late
-    WAIT_PERIOD_JOB_FS_SYNC = 1
-    WAIT_PERIOD_JOB_CLEANUP = 1
-    WAIT_PERIOD_CACHE = 1
-    WAIT_PERIOD_BETWEEN_CHECKS = 2
-    WAIT_PERIOD_MTIME_OF_INPUTS = 0
-    PLOGGING_UPDATE_FILE_PERIOD = 1
-    PLOGGING_INTERVAL = 1
     DEFAULT_ENVIRONMENT_KEEP |= {"SLURM_CONF", "SLURMD_NODENAME"}
 """
+    + WAITS
+)
 
 RECIPE = '''
     """Jobs that note when they run, outside of their folders."""
@@ -144,13 +151,20 @@ def cluster() -> Iterator[SlurmCluster]:
             slurm.stop()
 
 
+class Cluster(Protocol):
+    """Where a project's tasks run."""
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+
+
 class Project:
     """A folder with settings, recipe and configs, and the commands that are run in it."""
 
-    def __init__(self, folder: Path, cluster: SlurmCluster) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, settings: str = SETTINGS) -> None:
         self.folder, self.cluster = folder, cluster
         self.managers: list[subprocess.Popen[str]] = []
-        for path, text in (("settings.py", SETTINGS), ("recipe/work.py", RECIPE)):
+        for path, text in (("settings.py", settings), ("recipe/work.py", RECIPE)):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(textwrap.dedent(text))
         (folder / "config").mkdir()
@@ -233,17 +247,21 @@ class Project:
         """A registered output."""
         return (self.folder / "output" / name).read_text()
 
+    def end(self) -> None:
+        """End its managers, and let its tasks end."""
+        self.go()
+        for manager in self.managers:
+            manager.kill()
+            if manager.stdout is not None and not manager.stdout.closed:
+                manager.communicate()
+
 
 @pytest.fixture
 def project(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Project]:
     """A new project."""
     made = Project(tmp_path, cluster)
     yield made
-    made.go()
-    for manager in made.managers:
-        manager.kill()
-        if manager.stdout is not None and not manager.stdout.closed:
-            manager.communicate()
+    made.end()
     for name in cluster.nodes:
         if cluster.processes[name].poll() is not None:
             cluster.start_daemon(name)
