@@ -1,10 +1,13 @@
 """DARE of yule-BUAA/MergeLM and arcee-ai/mergekit, with the masks that were drawn there."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 from unittest.mock import patch
 
+from merging import kernels
 from merging.merge.streaming import merge_tensors
 from merging.methods import _dare
 from torch import Tensor
@@ -67,15 +70,20 @@ def mergekit(case: Any) -> dict[str, dict[str, Tensor]]:
     return {"theta": merged}
 
 
-def recorded(kept: dict[str, dict[str, Tensor]]) -> Any:
-    """Give DARE recorded masks, 1 = keep, where it would draw."""
+@contextmanager
+def recorded(kept: dict[str, dict[str, Tensor]]) -> Iterator[None]:
+    """Give DARE recorded masks, 1 = keep, where it would draw; the kernels, which draw themselves, rest."""
 
     def bernoulli(keep: float, like: Tensor, *, seed: int, task: str, parameter: Any) -> Tensor:
         start = parameter.start
         mask = kept[task][parameter.name].flatten()[start : start + like.numel()]
         return mask.reshape(like.shape).to(like.dtype)
 
-    return patch.object(_dare, "bernoulli", bernoulli)
+    with (
+        patch.object(_dare, "bernoulli", bernoulli),
+        patch.object(kernels, "can_fuse", lambda *tensors: False),
+    ):
+        yield
 
 
 def matches(name: str, patterns: list[str]) -> bool:
