@@ -234,11 +234,8 @@ class Page:
             "version": snapshot.version,
             "name": job.name,
             "usage": None if used is None else dataclasses.asdict(used),
-            "users": users[:_MOST_LISTED],
-            "near": {
-                other: {"name": snapshot.jobs[other].name, "state": snapshot.jobs[other].state}
-                for other in (*shown["inputs"], *users[:_MOST_LISTED])
-            },
+            "inputs": [_mention(snapshot.jobs[other]) for other in shown["inputs"]],
+            "users": [_mention(snapshot.jobs[other]) for other in users[:_MOST_LISTED]],
             "logs": job_logs.names(folder) if _inside_project(job.folder) else [],
             "series": [
                 {"task": f"{record.task} {record.task_id}", "points": record.series}
@@ -288,7 +285,6 @@ class Page:
                     "name": target.name,
                     "kind": target.kind,
                     "done": target.done,
-                    "jobs": target.jobs[:_MOST_LISTED],
                     "places": len(output_files.places(target)),
                 }
                 for target in found[:_MOST_LISTED]
@@ -296,11 +292,18 @@ class Page:
         }
 
     def _output(self, request: Request, snapshot: Snapshot) -> dict[str, Any]:
-        return output_files.show(_path_of_output(request, snapshot))
+        target, number, inside = _asked_output(request, snapshot)
+        try:
+            shown = output_files.show(output_files.locate(target, number, inside))
+        except output_files.NotThereYetError:
+            if inside:
+                raise
+            shown = {"kind": "absent"}
+        return {**shown, "jobs": [_mention(snapshot.jobs[job]) for job in target.jobs[:_MOST_LISTED]]}
 
     def _file(self, request: Request, snapshot: Snapshot) -> Response:
         """An image, as it is."""
-        path = _path_of_output(request, snapshot)
+        path = output_files.locate(*_asked_output(request, snapshot))
         media_type = output_files.IMAGES.get(os.path.splitext(path)[1].lower())
         if media_type is None or not os.path.isfile(path):
             raise HTTPException(404, "only images are sent as they are")
@@ -375,13 +378,19 @@ def _named(request: Request, snapshot: Snapshot) -> JobFacts:
     return snapshot.jobs[job_id]
 
 
-def _path_of_output(request: Request, snapshot: Snapshot) -> str:
+def _mention(job: JobFacts) -> dict[str, str]:
+    """What is shown of a job where others need it or are made by it."""
+    return {"id": job.id, "name": job.name, "state": job.state}
+
+
+def _asked_output(request: Request, snapshot: Snapshot) -> tuple[TargetFacts, int, str]:
+    """The target that a request names, which of its places, and the path in it."""
     name = request.query_params.get("name", "")
     found: list[TargetFacts] = [target for target in snapshot.facts.targets if target.name == name]
     number = request.query_params.get("number", "0")
     if not found or not number.isdecimal():
         raise HTTPException(404, f"the graph has no output {name!r}")
-    return output_files.locate(found[0], int(number), request.query_params.get("inside", ""))
+    return found[0], int(number), request.query_params.get("inside", "")
 
 
 def _inside_project(path: str) -> bool:

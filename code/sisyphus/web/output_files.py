@@ -34,6 +34,10 @@ class NotShownError(SisyphusError):
     """A file that is not there, or that must not be shown."""
 
 
+class NotThereYetError(NotShownError):
+    """A file that some job has yet to make."""
+
+
 def places(target: TargetFacts) -> list[str]:
     """Return where what a target wants lies, relative to the project; nothing for callbacks."""
     if target.kind == "report":
@@ -50,7 +54,8 @@ def locate(target: TargetFacts, number: int, inside: str) -> str:
         inside: path below that place; empty for the place itself.
 
     Raises:
-        NotShownError: there is no such file, or it lies outside of the project or of the place.
+        NotThereYetError: there is no such file.
+        NotShownError: it lies outside of the project or of the place, or there is no such place.
     """
     known = places(target)
     if not 0 <= number < len(known):
@@ -63,7 +68,7 @@ def locate(target: TargetFacts, number: int, inside: str) -> str:
     if not _is_below(path, place) or not is_inside_project(path):
         raise NotShownError(f"{os.path.join(target.name, *parts)} leads out of the project: not shown")
     if not os.path.exists(path):
-        raise NotShownError(f"{os.path.join(target.name, *parts)} is not there yet")
+        raise NotThereYetError(f"{os.path.join(target.name, *parts)} is not there yet")
     return path
 
 

@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 
 pytest.importorskip("starlette", reason="needs the extra `web`")
+from sisyphus.states import State
 from sisyphus.view.facts import look
-from sisyphus.web import snapshots
+from sisyphus.web import app, snapshots
 from sisyphus.web.snapshots import Watcher
+
+GREY = (State.WAITING, State.INPUT_PATH)
 
 
 def names(answer):
@@ -65,18 +68,43 @@ def test_the_drawing_of_jobs_classes_and_blocks(site, client):
     )
     opened = client.get("/api/graph", params={"group": "class", "open": box["key"]}).json()
     assert [box["job"] for box in opened["boxes"]] == [True, True]
+    by_block = client.get("/api/graph", params={"group": "block"}).json()
+    assert [box["job"] for box in by_block["boxes"]] == [True, True]  # one of them is alone in its block
     assert "'colour'" in client.get("/api/graph", params={"group": "colour"}).json()["error"]
+
+
+def test_too_many_boxes_are_not_drawn(client, monkeypatch):
+    monkeypatch.setattr(app, "MOST_BOXES", 1)
+    answer = client.get("/api/graph")
+    assert answer.status_code == 400
+    assert "2 boxes are too many to draw, at most 1" in answer.json()["error"]
+    assert client.get("/api/graph", params={"group": "class"}).status_code == 200
 
 
 def test_all_about_a_job(site, client):
     job_id = site.first._sis_id()
     job = client.get("/api/job", params={"id": job_id}).json()
-    assert (job["state"], job["users"], job["logs"]) == ("running", [site.second._sis_id()], ["log.run.1"])
+    second = site.second._sis_id()
+    assert (job["state"], job["logs"], job["inputs"]) == ("running", ["log.run.1"], [])
+    assert job["users"] == [{"id": second, "name": second, "state": "waiting"}]
     log = client.get("/api/log", params={"id": job_id, "name": "log.run.1"}).json()
     assert log == {"text": "a line of the log\n", "bytes": 18, "cut": False}
     why = client.get("/api/why", params={"id": job_id}).json()
     assert {"place": "name", "text": "'first'", "counts": True} in why["arguments"]
     assert why["other"] is None
+
+
+def test_why_a_job_failed_stands_in_table_and_drawing(site, client):
+    site.first._sis_dir.mark_task("error", "run", 1)
+    (site.folder / site.first._sis_path() / "log.run.1").write_text("ValueError: <b>no</b>\n")
+    answers = [site.client().get(f"/api/{name}").json() for name in ("jobs", "graph")]
+    assert answers[0]["rows"][0]["failure"] == "ValueError: <b>no</b>"
+    assert [box["note"] for box in answers[1]["boxes"]] == ["ValueError: <b>no</b>", ""]
+
+
+def test_every_state_has_a_colour(client):
+    style = client.get("/static/style.css").text
+    assert [state for state in State if state not in GREY and f'[data-state="{state}"]' not in style] == []
 
 
 def test_the_overview_counts(site, client):

@@ -39,6 +39,53 @@ class Slow(Job):
             file.write("| model | score |\\n| --- | --- |\\n| <b>merged</b> | 76.0 |\\n")
 """
 
+WATCHED = """
+class Watched(Job):
+    '''Says and does what files tell it.'''
+    def __init__(self):
+        self.out = self.output_path("<i>plot.png")
+        self.table = self.output_path("table.csv")
+
+    def tasks(self):
+        yield Task("run", rqmt={"mem": 0.1})
+
+    def completed_fraction(self):
+        return float(read("fraction") or 0.25)
+
+    def run(self):
+        import shutil
+        said = ""
+        while not os.path.exists(os.path.join(gs.BASE_DIR, "go on")):
+            if read("say") != said:
+                said = read("say")
+                print(said, flush=True)
+            time.sleep(0.02)
+        shutil.copy(os.path.join(gs.BASE_DIR, "plot.png"), self.out.get_path())
+        with open(self.table.get_path(), "w") as file:
+            file.write("model,mean\\n<b>merged</b>,76.0\\n")
+
+
+class Failing(Job):
+    def __init__(self):
+        self.out = self.output_path("out")
+
+    def tasks(self):
+        yield Task("run", rqmt={"mem": 0.1})
+
+    def run(self):
+        raise ValueError("<u>no</u> such thing")
+
+
+def read(name):
+    path = os.path.join(gs.BASE_DIR, name)
+    return open(path).read() if os.path.exists(path) else ""
+"""
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c636000000002000148afa4710000000049454e44ae426082"
+)
+"""An image of one pixel."""
+
 RANGE = "drawing.layout.xaxis.range[1] - drawing.layout.xaxis.range[0]"
 """What of the graph is seen, in widths of a box."""
 
@@ -147,6 +194,97 @@ def test_a_graph_is_watched_while_it_is_computed(project, page, wait_for):
             page.click("#output-list button:has-text('last.md')")
             page.wait_for_selector("#output-view td:has-text('<b>merged</b>')")
             assert "hacked" not in page.title()
+    finally:
+        (project.path / "go on").touch()
+        manager.communicate(timeout=60)
+
+
+def fills(page):
+    """Colours of the dots of the graph, and those that the style sheet has for their states."""
+    return page.evaluate(
+        """() => {
+            const dots = [...document.querySelectorAll("#drawing .scatterlayer .point")];
+            const marks = [...document.querySelectorAll("#counts .state")];
+            const probe = document.body.appendChild(document.createElement("i"));
+            const found = { dots: dots.map((dot) => getComputedStyle(dot).fill), states: {} };
+            for (const mark of marks) {
+                probe.style.color = getComputedStyle(mark).getPropertyValue("--state");
+                found.states[mark.dataset.state] = getComputedStyle(probe).color;
+            }
+            probe.remove();
+            return found;
+        }"""
+    )
+
+
+def test_a_job_is_watched_while_it_runs(project, page, wait_for):
+    project.engine("LocalEngine(cpu=2)", "PLOGGING_INTERVAL = 0.05\nPLOGGING_UPDATE_FILE_PERIOD = 0.1")
+    project.config(
+        """
+        with tk.block("outer"):
+            with tk.sub_block("inner"):
+                watched, step = Watched(), Step("a")
+            failing = Failing()
+        tk.register_output("plot", watched.out)
+        tk.register_output("table.csv", watched.table)
+        tk.register_output("number", step.out)
+        tk.register_output("failing", failing.out)
+        """,
+        recipe=WATCHED,
+    )
+    (project.path / "plot.png").write_bytes(DOT)
+    manager = project.start_manager()
+    try:
+        with running(project, "web", "--port", "0", "config/exp.py") as (_, address):
+            page.goto(address)
+            states = ("running", "error", "finished")
+            for state in states:
+                page.wait_for_selector(f"#counts .state[data-state='{state}']")
+            page.wait_for_selector("#drawing[data-boxes='3'] .plot-container")
+            seen = fills(page)
+            assert sorted(seen["dots"]) == sorted(seen["states"][state] for state in states)
+            assert page.locator("#shares span[data-state='error']").count() == 1
+            before = page.evaluate("drawing.layout.xaxis.range[0]")
+            box = page.locator("#drawing").bounding_box()
+            page.mouse.move(box["x"] + 300, box["y"] + 30)
+            page.mouse.down()
+            page.mouse.move(box["x"] + 500, box["y"] + 60, steps=5)
+            page.mouse.up()
+            wait_for(lambda: page.evaluate("drawing.layout.xaxis.range[0]") < before)
+            page.select_option("#group", "block")
+            page.wait_for_selector("#drawing .textpoint:has-text('inner')")  # the outer one is around all
+            page.emulate_media(color_scheme="dark")
+            wait_for(lambda: page.evaluate("drawing.data[2].textfont.color") == "#e4e8ef")
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 29)"
+
+            page.click("#counts .state[data-state='error']")
+            page.wait_for_selector("#job-table td:has-text('ValueError: <u>no</u> such thing')")
+            page.click("#job-table tbody tr")
+            page.wait_for_selector("#job-head .failure-box:has-text('ValueError: <u>no</u> such thing')")
+
+            page.click("#counts .state[data-state='running']")
+            page.click("#job-table tbody tr:has-text('Watched')")
+            page.wait_for_selector("#job-head:has-text('25 %')")
+            page.wait_for_selector("#job-table tr.chosen:has-text('25 %')")
+            (project.path / "fraction").write_text("0.5")
+            page.wait_for_selector("#job-head:has-text('50 %')")
+            page.wait_for_selector("#job-table tr.chosen:has-text('50 %')")
+            (project.path / "say").write_text("<b>a word</b>")
+            page.wait_for_selector("#job-log pre:has-text('<b>a word</b>')")
+            page.wait_for_selector("#job-resources .plot .scatterlayer .trace")
+            assert page.evaluate("document.querySelector('.plot').data.map((line) => line.name)") == [
+                "memory run 1",
+                "cpu run 1",
+            ]
+            (project.path / "go on").touch()
+            page.wait_for_selector("#job-head .state[data-state='finished']")
+            page.click("nav a[data-tab='outputs']")
+            page.click("#output-list li[data-state='finished'] button:has-text('plot')")
+            wait_for(lambda: page.evaluate("document.querySelector('#output-view img')?.naturalWidth") == 1)
+            page.click("#output-list button:has-text('table.csv')")
+            page.wait_for_selector("#output-view td:has-text('<b>merged</b>')")
+            page.click("#output-list li[data-state='waiting'] button:has-text('failing')")
+            page.wait_for_selector("#output-view:has-text('not there yet; made by jobs/Failing.')")
     finally:
         (project.path / "go on").touch()
         manager.communicate(timeout=60)

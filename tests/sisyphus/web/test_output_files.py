@@ -104,7 +104,7 @@ def test_tables_texts_folders_and_the_rest(site, client):
     site.output("notes.txt", b"\xff text")
     assert shown(client, inside="notes.txt").json()["text"] == "\ufffd text"
     site.output("sub/weights", b"\0" * 10)
-    assert shown(client, inside="sub/weights").json() == {"kind": "binary", "bytes": 10}
+    assert shown(client, inside="sub/weights").json()["kind"] == "binary"
     names = shown(client).json()["names"]
     assert [(one["name"], one["folder"]) for one in names] == [
         ("notes.txt", False),
@@ -130,4 +130,15 @@ def test_outputs_that_are_not_there(site, client):
     assert shown(client, "nothing").status_code == 404
     assert shown(client, number="1").status_code == 400
     assert shown(client, number="x").status_code == 404
-    assert "not there yet" in shown(client, "exp/second").json()["error"]
+    site.output("file.txt", b"")
+    missing = shown(client, inside="missing")
+    assert (missing.status_code, missing.json()) == (400, {"error": "exp/first/missing is not there yet"})
+
+
+def test_who_makes_an_output_is_said_also_before_it_is_there(site, client):
+    absent = shown(client, "exp/second").json()
+    second = site.second._sis_id()
+    assert absent == {"kind": "absent", "jobs": [{"id": second, "name": second, "state": "waiting"}]}
+    assert client.get("/file", params={"name": "exp/second"}).status_code == 400
+    site.output("file.txt", b"")
+    assert [job["name"] for job in shown(client).json()["jobs"]] == ["exp/<b>first</b>"]

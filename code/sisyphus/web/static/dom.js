@@ -94,3 +94,8 @@ export function go(tab, changes) {
   }
   location.hash = `${tab}?${chosen}`;
 }
+
+export function jobLink({ id, name, state }) {
+  const show = () => go(place().tab, { job: id });
+  return make("button", { class: "link", "data-state": state, title: `${id}: ${state}`, onclick: show }, name);
+}

@@ -1,6 +1,6 @@
 // One job: what it is, does, prints, used, is made from, and why it is not another one.
 
-import { $, act, ask, duration, gigabytes, go, latest, make, notice, place, shared, stateMark, styleOf } from "./dom.js";
+import { $, act, ask, duration, gigabytes, go, jobLink, latest, make, notice, place, shared, stateMark, styleOf } from "./dom.js";
 
 let shown = null; // id of the job whose parts stand in the page
 let log = ""; // name of the log that was chosen
@@ -55,10 +55,6 @@ async function doIt(action, id) {
   }
 }
 
-function linkTo(job) {
-  return (id) => make("button", { class: "link", "data-state": job.near[id].state, title: `${id}: ${job.near[id].state}`, onclick: () => go(place().tab, { job: id }) }, job.near[id].name);
-}
-
 const lines = (items) => items.flatMap((item, index) => (index ? [make("br"), item] : [item]));
 
 function rows(pairs) {
@@ -79,9 +75,9 @@ function showFacts(job) {
     ["tasks", lines(job.tasks.map(task))],
     ["used", used ? `${duration(used.wall_s)}, cpu ${duration(used.cpu_s)}, at most ${gigabytes(used.peak_memory_gb)}, on ${used.hosts.join(", ")}` : ""],
     ["gpus", used ? lines(used.gpu.map((one) => Object.entries(one).map(([name, value]) => `${name} ${value}`).join(", "))) : []],
-    ["made from", lines(job.inputs.map(linkTo(job)))],
+    ["made from", lines(job.inputs.map(jobLink))],
     ["other inputs", lines(job.outside_inputs)],
-    ["used by", lines(job.users.map(linkTo(job)))],
+    ["used by", lines(job.users.map(jobLink))],
     ["outputs", lines(job.outputs)],
   ]));
 }

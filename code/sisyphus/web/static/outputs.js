@@ -1,6 +1,6 @@
 // Registered outputs: tables, images, texts, folders.
 
-import { $, ask, go, latest, make, place, shared } from "./dom.js";
+import { $, ask, go, jobLink, latest, make, place, shared } from "./dom.js";
 
 let drawn = "";
 
@@ -32,7 +32,10 @@ const view = latest(async (isLast, name, number, inside) => {
   const title = make("h2", {}, inside ? `${name} / ${inside}` : name);
   let parts;
   try {
-    parts = content(await ask("output", { name, number, inside }), name, number, inside);
+    const answer = await ask("output", { name, number, inside });
+    const makers = answer.jobs.flatMap((one) => [" ", jobLink(one)]);
+    parts = [make("p", { class: "hint" }, answer.kind === "absent" ? "not there yet; made by" : "made by", ...makers)];
+    if (answer.kind !== "absent") parts.push(...content(answer, name, number, inside));
   } catch (error) {
     parts = [make("p", { class: "hint" }, error.message)];
   }
