@@ -9,10 +9,13 @@ from sisyphus.managing import requests
 
 
 def hold(args: argparse.Namespace) -> int:
-    """Keep jobs from being started; tasks that run go on. Exit code 0."""
-    for name in args.jobs:
-        requests.hold(jobs_by_name.find(name, args.config_files).dir)
-    return 0
+    """Keep jobs from being started; tasks that run go on.
+
+    Returns:
+        Exit code: 0, or 1 if one of them is finished.
+    """
+    done = [requests.hold(jobs_by_name.find(name, args.config_files).dir) for name in args.jobs]
+    return 0 if all(done) else 1
 
 
 def release(args: argparse.Namespace) -> int:

@@ -134,6 +134,7 @@ def _acting(add: Add) -> None:
     )
     for name, function, summary in (
         ("hold", "hold.hold", "do not start jobs until they are released"),
+        ("cancel", "cancel.run", "stop what is queued or running of jobs, and hold them"),
         ("release", "hold.release", "let jobs on hold start"),
         ("retry", "retry.run", "let failed and interrupted tasks of jobs run again"),
     ):

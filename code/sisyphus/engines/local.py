@@ -21,7 +21,7 @@ import sisyphus.global_settings as gs
 from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.engines.local_queue import Amounts, Entry, Key, LocalQueue
 from sisyphus.errors import EngineError, RefusedError
-from sisyphus.job_dir import task_entry
+from sisyphus.job_dir import HOLD, task_entry
 from sisyphus.running import usage
 from sisyphus.running.task_log import open_log
 
@@ -144,9 +144,15 @@ class LocalEngine(EngineBase):
         return gs.STATE_UNKNOWN if self._living_process(task, task_id) is None else gs.STATE_RUNNING
 
     def cancel(self, task: Task, patience_s: float = 10.0) -> None:
-        """Stop all ids of a task: SIGTERM to their sessions, and SIGKILL after ``patience_s``."""
+        """Stop all ids of a task: SIGTERM to their sessions, and SIGKILL after ``patience_s``.
+
+        Another manager may have started them; what only waits in its queue is not reached.
+        """
         name = self.queue_name(task)
         with self._changed:
+            for task_id in task.task_ids():
+                if (name, task_id) not in self._running:
+                    self._adopt(task, task_id, (name, task_id))
             for key in [entry.key for entry in self._queue if entry.key[0] == name]:
                 self._queue.remove(key)
             running = [entry for entry in self._running.values() if entry.key[0] == name]
@@ -254,6 +260,9 @@ class LocalEngine(EngineBase):
 
     def _start(self, entry: Entry) -> None:
         if Path(entry.markers[0]).exists():  # another manager was faster
+            return
+        if (Path(entry.log).parent / HOLD).exists():  # a person wants it to wait
+            self.notify(entry.key[0])
             return
         entry.devices = self._free_devices[: int(entry.rqmt.get("gpu", 0))]
         environment = dict(os.environ)

@@ -17,7 +17,7 @@ _MOST_LOGS = 1000
 def hold(folder: JobDir) -> bool:
     """Keep a job from being started; tasks that run go on. False if it is finished already."""
     if folder.is_finished():
-        logging.warning("%s is finished already: there is nothing to hold", folder.path)
+        logging.error("%s is finished already: there is nothing to hold", folder.path)
         return False
     os.makedirs(folder.path, exist_ok=True)
     with open(folder.entry(HOLD), "ab"):

@@ -227,6 +227,19 @@ class Project:
         printed, _ = manager.communicate(timeout=seconds)
         return printed
 
+    def sis(self, *args: str) -> str:
+        """Run another command to its end; what it says."""
+        done = subprocess.run(
+            [sys.executable, "-m", "sisyphus", *args],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
     def manage(self, seconds: float = 120) -> tuple[int, str]:
         """Run a manager to its end: exit code, and what it printed."""
         manager = self.start()

@@ -60,6 +60,25 @@ def test_a_manager_that_is_killed_finds_its_tasks_again(project: Project) -> Non
     assert len(project.runs("begin")) == 4
 
 
+def test_cancel_and_release_beside_a_manager(project: Project) -> None:
+    project.config(
+        """
+        tk.register_output("one", Work("one", seconds=60, num=2, resume=True).out)
+        tk.register_output("two", Work("two", seconds=60).out)
+        """
+    )
+    manager = project.start()
+    wait_for(lambda: len(project.runs("begin")) == 3, "running tasks", 60)
+    assert "Cancelled: task run, ids 1, 2" in project.sis("cancel", "config/main.py:one")
+    wait_for(lambda: len(project.runs("leave")) == 2, "the end of the cancelled ones", 60)
+    project.sis("release", "config/main.py:one")
+    wait_for(lambda: len(project.runs("begin")) == 5, "another run of the cancelled ones", 60)
+    project.go()
+    printed = project.finish(manager)
+    assert manager.returncode == 0, printed
+    assert "cancelled by somebody else" not in printed
+
+
 def test_one_array_for_a_group_and_one_look_for_all(project: Project) -> None:
     project.note_calls("sbatch", "squeue", "sacct")
     project.config(

@@ -57,6 +57,51 @@ def test_hold_and_release(project):
     assert project.sis("release", "config/exp.py:a").returncode == 1
 
 
+def test_hold_of_what_is_finished(computed):
+    assert computed.sis("hold", "Train") == 1
+    assert computed.sis("cancel", "Train") == 1
+    assert not list((computed.path / "work").glob("**/hold"))
+
+
+def test_cancel_stops_and_holds_until_it_is_released(project, wait_for):
+    project.engine("LocalEngine(cpu=1)")
+    project.config(
+        'tk.register_output("a", Waits("a").out)\ntk.register_output("b", Waits("b").out)',
+        recipe="""
+        class Waits(Job):
+            def __init__(self, name):
+                self.name = name
+                self.out = self.output_var("x")
+            def tasks(self):
+                yield Task("run", resume="run")
+            def run(self):
+                with open("../../../../runs", "a") as file:
+                    file.write(self.name)
+                while not File("../../../../go").exists():
+                    time.sleep(0.02)
+                self.out.set(1)
+        """,
+    )
+    manager = project.start_manager()
+    runs = project.path / "runs"
+    wait_for(lambda: runs.exists() and runs.read_text())
+    first = runs.read_text()
+    second = "b" if first == "a" else "a"
+    queued = project.sis("cancel", f"config/exp.py:{second}")
+    assert queued.returncode == 0
+    cancelled = project.sis("cancel", f"config/exp.py:{first}")
+    assert cancelled.returncode == 0
+    assert "Cancelled: task run, ids 1" in cancelled.stderr
+    output, _ = manager.communicate(timeout=20)
+    assert "2 are open" in output
+    assert runs.read_text() == first  # the one that waited did not start
+    project.write("go", "")
+    for name in (first, second):
+        assert project.sis("release", f"config/exp.py:{name}").returncode == 0
+    assert project.manager().returncode == 0
+    assert runs.read_text() in (first + first + second, first + second + first)
+
+
 def test_hold_of_a_job_without_folder_leaves_nothing(place):
     config = place.config('tk.register_output("x", Data("a").out)')
     assert place.sis("hold", f"{config}:x") == 0

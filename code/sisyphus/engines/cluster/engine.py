@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sisyphus import global_settings as gs
+from sisyphus.atomic_files import append_line
 from sisyphus.engines.base import EngineBase, Requirements, SubmitInfo
 from sisyphus.engines.cluster import events
 from sisyphus.engines.cluster.books import Books
@@ -91,8 +92,6 @@ class ClusterEngine(EngineBase):
         self._deferred_until = 0.0
         self._ended_at: dict[tuple[str, int], float] = {}
         """When an end was first seen, by job id and task id."""
-        self._cancelled: set[tuple[str, int]] = set()
-        """By us, by job id and task id."""
         self._told: set[tuple[str, int]] = set()
         """Ends that were said, by job id and task id."""
         self._alive_before: set[tuple[str, int]] = set()
@@ -260,7 +259,8 @@ class ClusterEngine(EngineBase):
         if element not in self._told:
             self._told.add(element)
             logging.warning("%s %d ended without a result (job %s): %s", *key, entry.job_id, entry.said)
-        if entry.end == End.CANCELLED and element not in self._cancelled | self._ended_before:
+        is_ours = element in self._ended_before or f"{entry.job_id} {entry.task_id}" in _cancelled(task)
+        if entry.end == End.CANCELLED and not is_ours:
             said = f"cancelled by somebody else: {entry.said}. sis retry runs it again"
             self._hold(key, entry.job_id, said)
             return gs.STATE_QUEUE_ERROR
@@ -381,10 +381,11 @@ class ClusterEngine(EngineBase):
     def _cancel(self, task: Task, task_ids: Collection[int]) -> None:
         name = self._name(self.queue_name(task))
         try:
-            picture = self._watch.picture_since(time.monotonic() - 1.0)
+            picture = self._watch.picture_since(time.monotonic())
             living = [entry for task_id in task_ids for entry in self._living(picture, name, task_id)]
-            self._cancelled.update((entry.job_id, entry.task_id) for entry in living)
             if living:
+                for entry in living:  # a manager in another process must know whose doing it was
+                    append_line(_cancel_log(task), f"{entry.job_id} {entry.task_id}")
                 self._scheduler.cancel(living)
         except Unreachable as error:
             raise EngineError(f"{name} cannot be cancelled: {error}. Try it again later.") from error
@@ -445,6 +446,20 @@ def _state_of(living: Collection[Entry]) -> str:
     if Phase.RUNNING in phases:
         return gs.STATE_RUNNING
     return gs.STATE_QUEUE_ERROR if phases == {Phase.STUCK} else gs.STATE_QUEUE
+
+
+def _cancel_log(task: Task) -> str:
+    """The file that names what we cancelled of a task: job id and task id, a line each."""
+    return os.path.join(gs.BASE_DIR, task.path(gs.JOB_LOG_ENGINE), f"cancelled.{task.name()}")
+
+
+def _cancelled(task: Task) -> set[str]:
+    """The lines of that file."""
+    try:
+        with open(_cancel_log(task), encoding="utf-8") as file:
+            return set(file.read().splitlines())
+    except FileNotFoundError:
+        return set()
 
 
 def _job_id(info: SubmitInfo, task_id: int) -> str | None:
