@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +234,8 @@ class Page:
             "version": snapshot.version,
             "name": job.name,
             "usage": None if used is None else dataclasses.asdict(used),
-            "inputs": [_mention(snapshot.jobs[other]) for other in shown["inputs"]],
-            "users": [_mention(snapshot.jobs[other]) for other in users[:_MOST_LISTED]],
+            "inputs": _mentions(shown["inputs"], snapshot),
+            "users": _mentions(users[:_MOST_LISTED], snapshot),
             "logs": job_logs.names(folder) if _inside_project(job.folder) else [],
             "series": [
                 {"task": f"{record.task} {record.task_id}", "points": record.series}
@@ -299,7 +299,7 @@ class Page:
             if inside:
                 raise
             shown = {"kind": "absent"}
-        return {**shown, "jobs": [_mention(snapshot.jobs[job]) for job in target.jobs[:_MOST_LISTED]]}
+        return {**shown, "jobs": _mentions(target.jobs[:_MOST_LISTED], snapshot)}
 
     def _file(self, request: Request, snapshot: Snapshot) -> Response:
         """An image, as it is."""
@@ -378,9 +378,10 @@ def _named(request: Request, snapshot: Snapshot) -> JobFacts:
     return snapshot.jobs[job_id]
 
 
-def _mention(job: JobFacts) -> dict[str, str]:
-    """What is shown of a job where others need it or are made by it."""
-    return {"id": job.id, "name": job.name, "state": job.state}
+def _mentions(job_ids: Iterable[str], snapshot: Snapshot) -> list[dict[str, str]]:
+    """What is shown of jobs where others need them or are made by them; by name."""
+    jobs = sorted((snapshot.jobs[job_id] for job_id in job_ids), key=lambda job: job.name)
+    return [{"id": job.id, "name": job.name, "state": job.state} for job in jobs]
 
 
 def _asked_output(request: Request, snapshot: Snapshot) -> tuple[TargetFacts, int, str]:
