@@ -23,10 +23,11 @@ types: .venv/.installed-dev
 unit: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n 2
 
-# Needs root, and what tests/sisyphus/cluster/install-slurm installs; about three minutes.
+# Needs root, and what the scripts install; about six minutes.
 test-slurm: .venv/.installed-dev
 	tests/sisyphus/cluster/install-slurm
-	REQUIRE_SLURM=1 $(BIN)/python -m pytest -q --outages tests/sisyphus/cluster
+	tests/sisyphus/cluster/install-gridengine
+	REQUIRE_SLURM=1 REQUIRE_GRID_ENGINE=1 $(BIN)/python -m pytest -q --outages tests/sisyphus/cluster
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -111,7 +111,8 @@ class GridCluster:
         self._spool("spooldefaults.bin", "adminhosts", self.host)
         settings = {"execd_spool_dir": str(self.folder / "node"), "min_uid": "0", "min_gid": "0"}
         settings["reporting_params"] = "accounting=true reporting=false flush_time=00:00:01 joblog=false"
-        settings["administrator_mail"] = "none"
+        settings["load_report_time"], settings["administrator_mail"] = "00:00:01", "none"
+        settings["login_shells"] = "sh"  # a profile of this machine is none of the tests' business
         _change(common / "configuration", settings)
 
     def _spool(self, program: str, *arguments: str) -> None:

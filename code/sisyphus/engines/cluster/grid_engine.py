@@ -38,6 +38,9 @@ _LIMITS: Final = re.compile(
 )
 _GONE: Final = re.compile(r"does not exist")
 _BETWEEN_BLOCKS: Final = re.compile(r"^=+$", re.MULTILINE)
+_ERROR_REASON: Final = re.compile(
+    r"^error reason\s+\S+\s+(?:\S+ \S+ \[\S+\]: )?(?:error: )?(.*)$", re.MULTILINE
+)
 _RUNNING: Final = frozenset("rtsST")
 _SUSPENDED: Final = frozenset("sST")
 _MOST_CLEARED = 3
@@ -256,7 +259,10 @@ class GridEngine(Scheduler):
             self._num_cleared[job_id] += 1
             if self._num_cleared[job_id] <= most:
                 logging.warning("Job %s could not be started, tried again: %s", job_id, self._reason(job_id))
-                self._ask(["qmod", "-cj", job_id])
+                try:
+                    self._ask(["qmod", "-cj", job_id])
+                except CommandFailed as error:  # qmod's exit code is 1 also when it did it
+                    logging.debug("%s", error)
             elif self._num_cleared[job_id] == most + 1:
                 reason = self._reason(job_id)
                 logging.error(
@@ -266,9 +272,7 @@ class GridEngine(Scheduler):
     def _reason(self, job_id: str) -> str:
         """Why a job could not be started."""
         try:
-            found = re.search(
-                r"^error reason\s+\S+\s+(.*)$", self._ask(["qstat", "-j", job_id]), re.MULTILINE
-            )
+            found = _ERROR_REASON.search(self._ask(["qstat", "-j", job_id]))
         except CommandFailed:  # it is gone meanwhile
             found = None
         return found[1] if found else "Grid Engine gives no reason"
