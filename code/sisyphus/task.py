@@ -235,7 +235,7 @@ class Task:
                 has_log=has_log,
                 began=self._marked(gs.PLOGGING_FILE, names, task_id)[0],
                 silence_s=self._silence_s(task_id) if was_lost else 0.0,
-                patience_s=_patience_s(engine),
+                patience_s=self._patience_s(engine, task_id) if was_lost else 0.0,
                 num_submissions=self._submissions_without_progress(engine, task_id) if was_lost else 0,
                 max_submissions=gs.MAX_SUBMIT_RETRIES,
                 resumable=self.resumeable(),
@@ -244,6 +244,12 @@ class Task:
 
     def _silence_s(self, task_id: int) -> float:
         return self.job._sis_dir.silence_s(self._start, task_id, time.time())
+
+    def _patience_s(self, engine: EngineBase | None, task_id: int) -> float:
+        """How long this id, which the engine does not know, may be silent before it counts as interrupted."""
+        if engine is not None and engine.has_ended(self, task_id):
+            return 0.0
+        return float(gs.WAIT_PERIOD_JOB_FS_SYNC + gs.PLOGGING_UPDATE_FILE_PERIOD + gs.WAIT_PERIOD_JOB_CLEANUP)
 
     def _submissions_without_progress(self, engine: EngineBase | None, task_id: int) -> int:
         """Submissions of this id that led to a run, since the job last got further.
@@ -281,10 +287,3 @@ class Task:
         from sisyphus.running import usage
 
         return usage.read(os.path.join(gs.BASE_DIR, self.get_process_logging_path(task_id))) or {}
-
-
-def _patience_s(engine: EngineBase | None) -> float:
-    """How long a task that the engine does not know may be silent before it counts as interrupted."""
-    if engine is not None and not engine.waits_for_file_system:
-        return 0.0
-    return float(gs.WAIT_PERIOD_JOB_FS_SYNC + gs.PLOGGING_UPDATE_FILE_PERIOD + gs.WAIT_PERIOD_JOB_CLEANUP)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 class Engine:
     """Reports what it is told, and notes what it was asked."""
 
-    waits_for_file_system = False
+    knows_ends = True
 
     def __init__(self, **reports):
         self.reports = reports
@@ -25,6 +25,9 @@ class Engine:
     def task_state(self, task, task_id):
         self.asked.append(task_id)
         return self.reports.get(f"id{task_id}", "unknown")
+
+    def has_ended(self, task, task_id):
+        return self.knows_ends
 
     def last_run(self, task, task_id):
         return self.reports.get("last_run")
@@ -207,7 +210,7 @@ def test_interruptions():
     mark(task, "usage", 1, age_s=1000)
     assert task.state(Engine()) == "interrupted_resumable"
     engine = Engine()
-    engine.waits_for_file_system = True
+    engine.knows_ends = False
     assert task.state(engine) == "running"  # its last words are young
     mark(task, "log", 1, age_s=1000)
     assert task.state(engine) == "interrupted_resumable"

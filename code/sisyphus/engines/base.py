@@ -130,6 +130,10 @@ class EngineBase:
         """
         return None
 
+    def has_ended(self, task: Task, task_id: int) -> bool:
+        """Whether ``unknown`` means that the last run is over for sure, so that nothing is waited for."""
+        return not self.waits_for_file_system
+
     def activity(self, task: Task, task_id: int) -> float | None:
         """Something that grows while the processes of a running task id do anything; None: not known."""
         return None
@@ -388,6 +392,10 @@ class EngineSelector(EngineBase):
     def last_run(self, task: Task, task_id: int) -> str | None:
         """As the engine of the task says."""
         return self._of(task).last_run(task, task_id)
+
+    def has_ended(self, task: Task, task_id: int) -> bool:
+        """As the engine of the task says."""
+        return self._of(task).has_ended(task, task_id)
 
     def activity(self, task: Task, task_id: int) -> float | None:
         """As the engine of the task says."""

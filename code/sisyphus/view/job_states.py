@@ -87,6 +87,10 @@ class _Looking(EngineBase):
         """As the engine."""
         return self._engine.waits_for_file_system
 
+    def has_ended(self, task: Task, task_id: int) -> bool:
+        """As the engine."""
+        return self._engine.has_ended(task, task_id)
+
     def task_state(self, task: Task, task_id: int) -> str:
         """What the engine knows, without counting the task as its own."""
         return self._engine.look(task, task_id)

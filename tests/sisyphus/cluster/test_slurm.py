@@ -60,6 +60,19 @@ def test_a_manager_that_is_killed_finds_its_tasks_again(project: Project) -> Non
     assert len(project.runs("begin")) == 4
 
 
+def test_a_task_that_is_killed_without_a_word_is_not_waited_for(project: Project) -> None:
+    project.settings("PLOGGING_UPDATE_FILE_PERIOD = 600")
+    project.config('tk.register_output("one", Work("one", seconds=60, resume=True).out)')
+    manager = project.start()
+    wait_for(lambda: len(project.runs("begin")) == 1, "a running task", 60)
+    job = project.cluster.run("squeue", "-h", "-o", "%F").strip()
+    project.cluster.run("scancel", "--signal=KILL", "--batch", job)
+    wait_for(lambda: len(project.runs("begin")) == 2, "another run", 60)
+    project.go()
+    printed = project.finish(manager)
+    assert manager.returncode == 0, printed
+
+
 def test_cancel_and_release_beside_a_manager(project: Project) -> None:
     project.config(
         """

@@ -92,6 +92,8 @@ class ClusterEngine(EngineBase):
         self._deferred_until = 0.0
         self._ended_at: dict[tuple[str, int], float] = {}
         """When an end was first seen, by job id and task id."""
+        self._sure: set[Key] = set()
+        """The scheduler saw their last run end, and what they wrote had time to be seen."""
         self._told: set[tuple[str, int]] = set()
         """Ends that were said, by job id and task id."""
         self._alive_before: set[tuple[str, int]] = set()
@@ -150,6 +152,7 @@ class ClusterEngine(EngineBase):
             for task_id in ids:
                 self._submitted[name, task_id] = job_id, now
                 self._held.pop((name, task_id), None)
+                self._sure.discard((name, task_id))
         self._watch.look_soon()
         self.notify(name)
         return self._scheduler.name, list(job_ids.items())
@@ -256,6 +259,7 @@ class ClusterEngine(EngineBase):
         seen_at = self._ended_at.setdefault(element, time.monotonic())
         if time.monotonic() - seen_at < gs.WAIT_PERIOD_JOB_FS_SYNC:  # its marker or log may still come
             return gs.STATE_RUNNING
+        self._sure.add(key)
         if element not in self._told:
             self._told.add(element)
             logging.warning("%s %d ended without a result (job %s): %s", *key, entry.job_id, entry.said)
@@ -359,6 +363,10 @@ class ClusterEngine(EngineBase):
         ended = self._books.of(job_id, task_id) if entry is None and job_id is not None else entry
         was_taken_away = ended is not None and ended.end in (End.NODE_LOST, End.PREEMPTED)
         return str(counted + (not was_taken_away or num_taken_away >= _MOST_TAKEN_AWAY))
+
+    def has_ended(self, task: Task, task_id: int) -> bool:
+        """If the scheduler said so; what it only does not know any more may live."""
+        return (self.queue_name(task), task_id) in self._sure
 
     def activity(self, task: Task, task_id: int) -> float | None:
         """Time goes on for a task that the scheduler itself has stopped for others: it does not hang."""
