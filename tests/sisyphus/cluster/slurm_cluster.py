@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +36,8 @@ def why_not() -> str | None:
     return None
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports of the loopback that nothing listens on."""
     sockets = [socket.socket() for _ in range(number)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -77,7 +78,7 @@ class SlurmCluster:
 
     def _configure(self) -> None:
         host = socket.gethostname().partition(".")[0]
-        controller, *ports = _free_ports(1 + NUM_NODES)
+        controller, *ports = free_ports(1 + NUM_NODES)
         devices = [self.folder / "dev" / f"gpu{number}" for number in range(GPUS)]
         for number, device in enumerate(devices):  # a major number for local use: nothing can open them
             os.mknod(device, 0o600 | 0o020000, os.makedev(240, number))
@@ -170,24 +171,9 @@ class SlurmCluster:
     def start_daemon(self, name: str) -> None:
         """Start one daemon, in a session of its own."""
         here = self.folder
-        socket_path = here / "run" / "munge.sock"
-        commands: Mapping[str, list[str]] = {
-            "munged": [
-                "munged",
-                "--foreground",
-                "--force",
-                f"--socket={socket_path}",
-                f"--key-file={here}/etc/munge.key",
-                f"--log-file={here}/log/munged.log",
-                f"--pid-file={here}/run/munged.pid",
-                f"--seed-file={here}/run/munged.seed",
-            ],
-            "slurmctld": ["slurmctld", "-D"],
-        }
-        command = commands.get(name, ["slurmd", "-D", "-N", name])
         with (here / "log" / f"{name}.out").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command,
+                self.command(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -195,9 +181,25 @@ class SlurmCluster:
                 start_new_session=True,
             )
         if name == "munged":
-            wait_for(socket_path.exists, "munge's socket", 20)
+            wait_for((here / "run" / "munge.sock").exists, "munge's socket", 20)
         if name == "slurmctld":
             wait_for(lambda: "is UP" in self.run("scontrol", "ping"), "the controller", 30)
+
+    def command(self, name: str) -> list[str]:
+        """How a daemon is started."""
+        here = self.folder
+        if name == "munged":
+            return [
+                "munged",
+                "--foreground",
+                "--force",
+                f"--socket={here}/run/munge.sock",
+                f"--key-file={here}/etc/munge.key",
+                f"--log-file={here}/log/munged.log",
+                f"--pid-file={here}/run/munged.pid",
+                f"--seed-file={here}/run/munged.seed",
+            ]
+        return ["slurmctld", "-D"] if name == "slurmctld" else ["slurmd", "-D", "-N", name]
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to one daemon; jobs go on."""
