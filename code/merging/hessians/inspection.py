@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _CONVERGED = 0.2
 """Half change below which more examples hardly matter: a relative error of about a tenth."""
 _BAR_WIDTH = 24
+_NAME_WIDTH = 30
 _COLOURS = ("#0072B2", "#D55E00")
 _MAX_HASH = 12
 
@@ -38,6 +39,7 @@ def open_all(folder: str) -> dict[str, StoredHessian]:
 
 def tables(stored: StoredHessian) -> Iterator[RenderableType]:
     """Yield what there is to say of a Hessian folder: its record, and its layers."""
+    from rich.bar import Bar
     from rich.table import Table
 
     record = stored.record
@@ -51,15 +53,16 @@ def tables(stored: StoredHessian) -> Iterator[RenderableType]:
     if not report.layers:
         return
     table = Table(title="layers", title_justify="left")
-    table.add_column("layer")
+    are_short = max(map(len, report.layers)) <= _NAME_WIDTH
+    table.add_column("layer", overflow="fold", no_wrap=are_short)
     table.add_column("total", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("", max_width=_BAR_WIDTH)  # gets narrow before names are broken
     table.add_column("halves differ by", justify="right", no_wrap=True)
     table.add_column("zeros", justify="right", no_wrap=True)
     lengths = _bar_lengths([layer.total for layer in report.layers.values()])
     for (name, layer), length in zip(report.layers.items(), lengths, strict=True):
         change = _percent(layer.half_change)
-        table.add_row(name, f"{layer.total:.3g}", "█" * length, change, _percent(layer.zeros))
+        table.add_row(name, f"{layer.total:.3g}", Bar(_BAR_WIDTH, 0, length), change, _percent(layer.zeros))
     yield table
 
 

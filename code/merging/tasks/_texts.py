@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _STRINGS = ("string", "large_string")
+_UNLIMITED = 10**9
+"""Tokenizers that know no limit of their model give a larger number for it."""
 
 
 def check_strings(dataset: datasets.Dataset, columns: Sequence[str]) -> None:
@@ -55,7 +57,8 @@ def check_max_tokens(max_tokens: int | None, tokenizer: Any) -> int:
     """
     limit = tokenizer.model_max_length
     if max_tokens is None or not 1 <= max_tokens <= limit:
-        raise OptionError(f"max_tokens must be in 1..{limit} for this tokenizer, got {max_tokens}.")
+        allowed = f"in 1..{limit} for this tokenizer" if limit < _UNLIMITED else "1 or more"
+        raise OptionError(f"max_tokens must be {allowed}, got {max_tokens}. Texts are cut to it.")
     return max_tokens
 
 

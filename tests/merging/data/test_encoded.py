@@ -105,6 +105,9 @@ def test_texts_need_a_limit(reviews: Path, tokenizer: Any) -> None:
         encoded.load({"data": reviews, "split": "test"}, task_type=TASK, processor=tokenizer, max_tokens=None)
     with pytest.raises(OptionError, match="got 17"):
         rows(reviews, tokenizer, max_tokens=17)
+    tokenizer.model_max_length = int(1e30)  # what transformers gives for a tokenizer that says nothing of it
+    with pytest.raises(OptionError, match="max_tokens must be 1 or more, got 0"):
+        rows(reviews, tokenizer, max_tokens=0)
 
 
 def test_images_are_no_texts(digits: Path, tokenizer: Any) -> None:

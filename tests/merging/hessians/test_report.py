@@ -194,6 +194,10 @@ def test_inspect_shows_and_draws(
         "times 20, unless",
     ):
         assert text in out
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = inspect(capsys, str(tmp_path / "out" / "gram"))
+    table = [line for line in out.splitlines() if "bert.encoder.layer.0" in line]
+    assert len(table) == 1 and len(table[0]) <= 80 and table[0].endswith("│")  # names are not cut
     code, out, _ = inspect(capsys, str(tmp_path / "out" / "gram"), "--plot", str(tmp_path / "gram.png"))
     assert code == 0 and "gram (gram)" in out and "fisher_mc" not in out
     assert (tmp_path / "gram.png").read_bytes() == (tmp_path / "out/gram/hessian.png").read_bytes()
