@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from sisyphus import global_settings as gs
+from sisyphus.atomic_files import remove_if_there
 from sisyphus.job_dir import HOLD, JobDir, task_entry
 from sisyphus.running import usage
 from sisyphus.running.leftovers import end_leftovers
@@ -68,9 +69,13 @@ def retry(folder: JobDir, *, from_start: bool = False) -> bool:
         logging.info("Moved %s to %s: the job begins anew", folder.path, folder.move_aside())
         return True
     ended = [task for task in _tasks(folder) if not _is_finished(folder, task)]
-    if not ended:
+    stillborn = _never_began(folder)
+    if not ended and not stillborn:
         logging.error("%s has no task that failed or was interrupted", folder.path)
         return False
+    for task in stillborn:
+        remove_if_there(folder.entry(task_entry(gs.ENGINE_SUBMIT, task)))
+        logging.info("%s: task %s is submitted again, unless it waits in a queue", folder.path, task)
     for task, number in ended:
         end_leftovers(usage.read(folder.entry(task_entry(gs.PLOGGING_FILE, task, number))) or {}, folder.path)
         _put_aside(folder, task, number)
@@ -90,6 +95,13 @@ def _tasks(folder: JobDir) -> Iterator[tuple[str, int]]:
         task, _, number = entry.rpartition(".")
         if number.isdecimal():
             yield task, int(number)
+
+
+def _never_began(folder: JobDir) -> list[str]:
+    """Names of tasks that were submitted, and of which nothing was ever started."""
+    logs = [name.split(".") for name in folder.names() if name.startswith(f"{gs.ENGINE_SUBMIT}.")]
+    submitted = {parts[1] for parts in logs if len(parts) == 2}  # more parts: put aside
+    return sorted(submitted - {task for task, _ in _tasks(folder)})
 
 
 def _is_finished(folder: JobDir, task: tuple[str, int]) -> bool:

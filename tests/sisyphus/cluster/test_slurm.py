@@ -141,6 +141,41 @@ def test_environment_of_a_job_and_modules(project: Project) -> None:
     assert seen == {"LOADED_MODULES": "cuda/12", "OWN": "x", "OMP_NUM_THREADS": "3", "SLURM_JOB_ID": None}
 
 
+def failed(project: Project) -> int:
+    """How many elements of arrays of this project failed."""
+    lines = project.cluster.run("squeue", "-h", "-r", "-t", "failed", "-o", "%Z").splitlines()
+    return lines.count(str(project.folder))
+
+
+def test_a_container_that_is_not_there_at_first(project: Project) -> None:
+    container = project.folder / "home" / "container"
+    project.settings(
+        f"""
+        def worker_wrapper(job, task_name, call):
+            return [{str(container)!r}, *call] if job.name == "contained" else call
+        """
+    )
+    project.config(
+        """
+        tk.register_output("contained", Work("contained").out)
+        tk.register_output("other", Work("other", seconds=120).out)
+        """
+    )
+    manager = project.start()
+    wait_for(lambda: failed(project) == 2, "two attempts", 60)
+    time.sleep(3)  # the engine sees it, and does not try for a third time
+    assert failed(project) == 2
+    container.write_text('#!/bin/sh\nexec "$@"\n')
+    container.chmod(0o755)
+    assert "is submitted again" in project.sis("retry", "config/main.py:contained")
+    wait_for((project.folder / "output" / "contained").exists, "its output", 60)
+    project.go()
+    printed = project.finish(manager)
+    assert manager.returncode == 0, printed
+    assert "ended before it began, 2 times" in printed
+    assert "No such file or directory" in printed
+
+
 def test_a_node_that_a_failure_excludes(project: Project) -> None:
     project.config('tk.register_output("node", Show("node", [], fail_first=True).out)')
     code, printed = project.manage()
