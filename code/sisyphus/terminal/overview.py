@@ -66,7 +66,7 @@ HOW_TO_RETRY = {
         "sis retry JOB, or start the manager with -cio, which runs all of them anew"
     ),
     gs.STATE_RETRY_ERROR: "repaired? sis retry JOB, and start the manager again",
-    gs.STATE_QUEUE_ERROR: "ask for less, or let the engine give more; then start the manager again",
+    gs.STATE_QUEUE_ERROR: "the engine said above why: mend it, or ask for less; then start the manager again",
 }
 """What a person can do, by state."""
 
@@ -245,6 +245,11 @@ def showable(line: str) -> str:
     """Return a line of a log without what would disturb a terminal; of a progress bar, its last state."""
     text = _CONTROL.sub(" ", line.rstrip().rpartition("\r")[2]).rstrip()
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."
+
+
+def without_controls(text: str) -> str:
+    """Return a text without what would disturb a terminal, but with its line ends and tabs."""
+    return _CONTROL.sub(" ", text.replace("\r\n", "\n"))
 
 
 def used_seconds(job: Job) -> float:

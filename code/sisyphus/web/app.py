@@ -31,10 +31,11 @@ from sisyphus.managing import requests as requests_of_people
 from sisyphus.records import job_record
 from sisyphus.states import State
 from sisyphus.terminal import overview
-from sisyphus.view import job_logs, layout
+from sisyphus.view import job_logs, layout, outputs
 from sisyphus.view.facts import GraphFacts, JobFacts, TargetFacts, UsageFacts, usage_of
-from sisyphus.web import job_table, output_files
+from sisyphus.web import job_table
 from sisyphus.web.access import Access, Guard
+from sisyphus.web.rendered import render_markdown
 from sisyphus.web.snapshots import Snapshot, Watcher
 
 MOST_BOXES = 2000
@@ -285,7 +286,7 @@ class Page:
                     "name": target.name,
                     "kind": target.kind,
                     "done": target.done,
-                    "places": len(output_files.places(target)),
+                    "places": len(outputs.places(target)),
                 }
                 for target in found[:_MOST_LISTED]
             ],
@@ -294,17 +295,19 @@ class Page:
     def _output(self, request: Request, snapshot: Snapshot) -> dict[str, Any]:
         target, number, inside = _asked_output(request, snapshot)
         try:
-            shown = output_files.show(output_files.locate(target, number, inside))
-        except output_files.NotThereYetError:
+            shown = outputs.show(outputs.locate(target, number, inside))
+        except outputs.NotThereYetError:
             if inside:
                 raise
             shown = {"kind": "absent"}
+        if shown["kind"] == "markdown":
+            shown["html"] = render_markdown(shown.pop("text"))
         return {**shown, "jobs": _mentions(target.jobs[:_MOST_LISTED], snapshot)}
 
     def _file(self, request: Request, snapshot: Snapshot) -> Response:
         """An image, as it is."""
-        path = output_files.locate(*_asked_output(request, snapshot))
-        media_type = output_files.IMAGES.get(os.path.splitext(path)[1].lower())
+        path = outputs.locate(*_asked_output(request, snapshot))
+        media_type = outputs.IMAGES.get(os.path.splitext(path)[1].lower())
         if media_type is None or not os.path.isfile(path):
             raise HTTPException(404, "only images are sent as they are")
         # opened on its own, an SVG may hold scripts
@@ -395,7 +398,7 @@ def _asked_output(request: Request, snapshot: Snapshot) -> tuple[TargetFacts, in
 
 
 def _inside_project(path: str) -> bool:
-    return output_files.is_inside_project(os.path.realpath(path))
+    return outputs.is_inside_project(os.path.realpath(path))
 
 
 async def _plotly(request: Request) -> Response:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import importlib.util
+import io
 import logging
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -17,19 +19,26 @@ import time
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from sisyphus import Job, Task
 from sisyphus.block import Block
 from sisyphus.engines.base import EngineBase
 from sisyphus.graph import graph
 from sisyphus.manager import Manager
 from sisyphus.outputs.targets import OutputPath
+from sisyphus.records.job_record import TaskRecord
 from sisyphus.states import State
 from sisyphus.terminal.ui import filtering, opening, texts
 from sisyphus.terminal.ui.backend import Backend, ManagerBackend
 from sisyphus.terminal.ui.filtering import Filter
 from sisyphus.terminal.ui.interface import Interface
+from sisyphus.terminal.ui.job_table import JobTable
 from sisyphus.terminal.ui.messages import Messages, kept_off_the_terminal
+from sisyphus.terminal.ui.outputs_screen import OutputsScreen
+from sisyphus.terminal.ui.rendering import rendered
+from sisyphus.view import outputs
 from sisyphus.view.facts import JobFacts, TaskFacts, UsageFacts
+from textual.geometry import Region
 
 
 class Step(Job):
@@ -468,3 +477,94 @@ def test_a_signal_ends_it_and_gives_the_terminal_back(project, wait_for):
     assert terminal.process.wait(timeout=20) == 0
     assert b"\x1b[?1049l" in terminal.seen
     assert not (project.path / "log").exists()
+
+
+def test_registered_outputs(workplace):
+    first, second = add("exp/table.csv"), add("exp/second.md")
+    first._sis_setup_directory()
+    path = workplace / first.out.get_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    graph.add_target(OutputPath("exp/plain", first.out))
+
+    async def steps(screen, press, until):
+        await press("t")
+        shown = screen.app.screen
+        assert isinstance(shown, OutputsScreen)
+        options = shown.query_one("#outputs")
+
+        def content():
+            return "\n".join(strip.text.rstrip() for strip in shown.query_one("#content").render_lines(CROP))
+
+        assert [str(option.prompt) for option in options.options] == [
+            "○ exp/plain",
+            "○ exp/second.md",
+            "○ exp/table.csv",
+        ]
+        await until(lambda: f"exp/plain is not there yet; made by {first._sis_id()}" in content())
+        await press("down")
+        await until(lambda: f"made by {second._sis_id()}" in content())
+        path.write_text("plain \x1b[31mred\x1b[0m text\n")
+        first._sis_dir.mark_task("finished", "run", 1)
+        await until(lambda: str(options.options[0].prompt) == "● exp/plain")
+        await press("up")
+        await until(lambda: "plain  red  text" in content())
+        await press("slash", *"SECOND", "enter")
+        assert [str(option.prompt) for option in options.options] == ["○ exp/second.md"]
+        await press("q")
+        assert screen.app.screen is screen
+
+    drive(Backend(graph, Instant()), steps)
+
+
+CROP = Region(0, 0, 100, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines", "num_columns"),
+    [
+        (
+            "table.csv",
+            b"model,mean\n[b]x[/b],76.0\n\x1b[2J,7\n",
+            ["model   mean", "[b]x[/b]   76.0", "7"],
+            19,
+        ),
+        (
+            "table.md",
+            b"| model | mean |\n| --- | ---: |\n| \x1b[31mx | 76.0 |\n",
+            ["model   mean", "x   76.0"],
+            22,
+        ),
+        ("plot.png", b"x", ["image of 1 bytes: plot.png; sis web shows it"], 0),
+        ("weights", b"\0", ["binary of 1 bytes: weights"], 0),
+        ("log.txt", b"a\x1b[2Jb\r\n\tc", ["a b", "c"], 0),
+    ],
+)
+def test_how_outputs_look(workplace, name, content, lines, num_columns):
+    (workplace / name).write_bytes(content)
+    path = str(workplace / name)
+    drawn, width = rendered(outputs.show(path), path)
+    console = Console(width=60, file=io.StringIO(), force_terminal=True, color_system=None)
+    console.print(drawn)
+    printed = console.file.getvalue()
+    for line in lines:
+        assert re.sub(r"\s+", " ", line) in re.sub(r"\s+", " ", printed)
+    assert "\x1b[2J" not in printed and "\x1b[31m" not in printed
+    assert width == num_columns
+
+
+def test_a_curve_of_what_was_used():
+    assert texts.curve([0.0, 1.0, 2.0, 4.0]) == "▁▃▅█"
+    assert texts.curve([0.0, 0.0]) == "▁▁"
+    assert len(texts.curve(range(1, 121))) == 30
+    records = [TaskRecord("run", 1, 9.0, 1.0, 0.5, "n1", None, series=[(5, 0.25, 100.0), (10, 0.5, 50.0)])]
+    lines = texts.details(fact("running"), None, records)
+    assert "memory      ▅█ up to 0.50 GB over 10 s of run 1" in lines
+    assert "cpu         █▅ up to 100 %" in lines
+
+
+def test_on_a_narrow_terminal_the_name_has_room():
+    table = JobTable("table")
+    table.jobs = [fact("error", aliases=["exp/a"], failure="ValueError: no", class_name="Train")]
+    table._class_width = 5
+    (line,) = ["".join(segment.text for segment in table._segments(table.jobs[0], 79, False))]
+    assert line.startswith("error       Train exp/a ValueError: no")

@@ -17,6 +17,7 @@ from sisyphus.job_dir import JobDir
 from sisyphus.loader import config_manager
 from sisyphus.manager import Manager
 from sisyphus.managing import requests
+from sisyphus.records import job_record
 from sisyphus.states import State
 from sisyphus.terminal import overview
 from sisyphus.terminal.ui import texts
@@ -56,7 +57,7 @@ class Backend:
         """What there is to know of a job."""
         known = self.graph.job_by_id(job.id)
         used = None if known is None else usage_of(known, State(job.state))
-        return texts.details(job, used)
+        return texts.details(job, used, job_record.read_records(JobDir(job.folder)))
 
     def log(self, job: JobFacts) -> list[str]:
         """The name of the log that was written last, and its end; empty without any."""

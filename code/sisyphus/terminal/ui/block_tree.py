@@ -58,6 +58,8 @@ class BlockTree(Tree[Place | str]):
         for place in sorted(counts):
             if place and place not in self._made:
                 self._made[place] = self._made[place[:-1]].add(place[-1], data=place)
+                if counts[place].total() == len(jobs):
+                    self._made[place].expand()  # around all others: folded, there would be nothing to see
             self._label(place, _block_label(place, counts[place]))
         for key in [key for key in self._made if isinstance(key, str) and key not in self._by_id]:
             self._made.pop(key).remove()  # nothing needs the job any more

@@ -12,6 +12,7 @@ from textual.screen import Screen
 from sisyphus.terminal.ui.backend import Backend
 from sisyphus.terminal.ui.jobs_screen import JobsScreen
 from sisyphus.terminal.ui.messages import Messages
+from sisyphus.terminal.ui.question import Question
 
 
 class Interface(App[None]):
@@ -45,7 +46,7 @@ class Interface(App[None]):
 
     def action_leave(self) -> None:
         """End, after a question while the manager works; asked while a question is open, at once."""
-        if self.screen is self.jobs:
-            self.jobs.action_leave()
-        else:
+        if isinstance(self.screen, Question):
             self.exit()
+        else:
+            self.jobs.action_leave()

@@ -30,8 +30,9 @@ STYLES = {
 }
 """Colour of a state."""
 
-_STATE, _CLASS, _PROGRESS, _TIME, _MEMORY = 11, 20, 16, 9, 9
+_STATE, _PROGRESS, _TIME, _MEMORY = 11, 16, 9, 9
 """Widths of the columns; what is left is the name's."""
+_WIDEST_CLASS = 20
 _NAME = 2
 """Which column that is."""
 _BAR = 10
@@ -62,6 +63,7 @@ class JobTable(ScrollView, can_focus=True):
         super().__init__(id=id)
         self.jobs: list[JobFacts] = []
         self._cursor = 0
+        self._class_width = 5
 
     @property
     def chosen(self) -> JobFacts | None:
@@ -76,6 +78,7 @@ class JobTable(ScrollView, can_focus=True):
             places = (place for place, job in enumerate(jobs) if job.id == before.id)
             self._cursor = next(places, self._cursor)
         self._cursor = max(0, min(self._cursor, len(jobs) - 1))
+        self._class_width = min(_WIDEST_CLASS, max((len(job.class_name) for job in jobs), default=5))
         self.virtual_size = Size(0, len(jobs) + 1)
         self.refresh()
         if (before and before.id) != (self.chosen and self.chosen.id):
@@ -112,30 +115,29 @@ class JobTable(ScrollView, can_focus=True):
         """One line of the screen: the head, or a job."""
         width = self.size.width
         if y == 0:
-            cells = _cells(("state", "class", "job", "progress", "time", "memory"), width)
+            cells = _cells(("state", "class", "job", "progress", "time", "memory"), self._class_width, width)
             return Strip([Segment("".join(cells), Style(bold=True, underline=True))]).adjust_cell_length(
                 width
             )
         place = self.scroll_offset.y + y - 1
         if place >= len(self.jobs):
             return Strip.blank(width)
-        return Strip(_segments(self.jobs[place], width, place == self._cursor)).adjust_cell_length(width)
+        return Strip(self._segments(self.jobs[place], width, place == self._cursor)).adjust_cell_length(width)
 
-
-def _segments(job: JobFacts, width: int, below_cursor: bool) -> Iterator[Segment]:
-    """The cells of a job."""
-    used = job.usage
-    texts = (
-        job.state,
-        job.class_name,
-        showable(f"{job.name} {job.info or job.broken or job.failure}".replace("\n", " ")),
-        "" if job.progress is None else f"{bar(job.progress)} {job.progress:4.0%}",
-        "" if used is None else duration(used.wall_s),
-        "" if used is None else f"{used.peak_memory_gb:.2f} GB",
-    )
-    style = STYLES.get(job.state, Style())
-    for number, cell in enumerate(_cells(texts, width)):
-        yield Segment(cell, _CURSOR if below_cursor else Style() if number == _NAME else style)
+    def _segments(self, job: JobFacts, width: int, below_cursor: bool) -> Iterator[Segment]:
+        """The cells of a job."""
+        used = job.usage
+        texts = (
+            job.state,
+            job.class_name,
+            showable(f"{job.name} {job.info or job.broken or job.failure}".replace("\n", " ")),
+            "" if job.progress is None else f"{bar(job.progress)} {job.progress:4.0%}",
+            "" if used is None else duration(used.wall_s),
+            "" if used is None else f"{used.peak_memory_gb:.2f} GB",
+        )
+        style = STYLES.get(job.state, Style())
+        for number, cell in enumerate(_cells(texts, self._class_width, width)):
+            yield Segment(cell, _CURSOR if below_cursor else Style() if number == _NAME else style)
 
 
 def bar(fraction: float) -> str:
@@ -144,9 +146,9 @@ def bar(fraction: float) -> str:
     return "━" * full + "╌" * (_BAR - full)
 
 
-def _cells(texts: Sequence[str], width: int) -> list[str]:
+def _cells(texts: Sequence[str], class_width: int, width: int) -> list[str]:
     """Texts cut and filled up to the widths of the columns; a narrow screen does without the last ones."""
-    widths = [_STATE, _CLASS, 0, _PROGRESS, _TIME, _MEMORY]
+    widths = [_STATE, max(class_width, 5), 0, _PROGRESS, _TIME, _MEMORY]
     while len(widths) > 3 and width - sum(widths) - len(widths) < 30:
         widths.pop()
     widths[2] = max(10, width - sum(widths) - len(widths))

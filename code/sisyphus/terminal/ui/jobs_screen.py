@@ -36,6 +36,7 @@ from sisyphus.terminal.ui.block_tree import BlockTree
 from sisyphus.terminal.ui.filtering import GROUPS, Filter, count_groups
 from sisyphus.terminal.ui.job_table import STYLES, JobTable
 from sisyphus.terminal.ui.messages import Messages
+from sisyphus.terminal.ui.outputs_screen import OutputsScreen
 from sisyphus.terminal.ui.question import Question
 from sisyphus.terminal.ui.reading import Reader, Wish
 from sisyphus.view.facts import GraphFacts, JobFacts
@@ -46,14 +47,15 @@ _SHARE_OF_TIME = 0.1
 """At most this share of the time is spent on looking."""
 
 _HELP = """\
-arrows, page up/down, home, end   move among the jobs, or scroll what is below
-tab, shift+tab                    go from list to tabs to text, and back
-enter                             read the text of the chosen job; in the tree, fold or unfold
-/         search: words in names; state:error class:Train block:exp tag:x target:y
-s         only failed, running, waiting or finished jobs, one after the other
+arrows, page up/down  move among the jobs, or scroll what is below
+tab, shift+tab        go from list to tabs to text, and back
+enter                 read about the job; in the tree, fold or unfold
+/         search; state:error class:Train block:exp tag:x target:y
+s         only failed, running, waiting, finished jobs, one after another
 b         blocks instead of the table, and back
+t         registered outputs: tables, texts, folders
 d l w m   details, log, arguments and why, messages
-o         on hold: do not start the job until it is released; again: release it
+o         hold the job: it is not started until released; o again
 r         retry: the failed or interrupted job goes on
 R         retry from the start: its folder is moved aside
 q, esc    back; quit
@@ -105,6 +107,7 @@ class JobsScreen(Screen[None]):
         Binding("slash", "search", "search", key_display="/"),
         Binding("s", "next_group", "state"),
         Binding("b", "blocks", "blocks"),
+        Binding("t", "outputs", "outputs"),
         Binding("d", "pane('details')", "details", show=False),
         Binding("l", "pane('log')", "log", show=False),
         Binding("w", "pane('why')", "why", show=False),
@@ -115,7 +118,7 @@ class JobsScreen(Screen[None]):
         Binding("R", "retry(True)", "anew", show=False),
         Binding("p", "pause", "pause"),
         Binding("c", "clear_errors", "clear errors", show=False),
-        Binding("a", "update_links", "outputs", show=False),
+        Binding("a", "update_links", "links", show=False),
         Binding("q", "back", "quit"),
         Binding("escape", "back", show=False),
     ]
@@ -335,6 +338,10 @@ class JobsScreen(Screen[None]):
         self._list()
         self.query_one(f"#{shown}").focus()
         self._show_chosen()
+
+    def action_outputs(self) -> None:
+        """Show the registered outputs."""
+        self.app.push_screen(OutputsScreen(lambda: [] if self.facts is None else self.facts.targets))
 
     def action_pane(self, name: str) -> None:
         """Show another text of the chosen job."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sisyphus.records.job_record import TaskRecord
 from sisyphus.terminal.overview import HOW_TO_RETRY, duration, showable
 from sisyphus.view.facts import JobFacts, TaskFacts, UsageFacts
 
 _LABEL = 12
 """Width of what stands before a value."""
+_HEIGHTS = "▁▂▃▄▅▆▇█"
+_WIDEST_CURVE = 30
 _MOST = 20
 """Inputs, outputs and targets that are listed; of more, how many."""
 
 
-def details(job: JobFacts, usage: UsageFacts | None) -> list[str]:
+def details(job: JobFacts, usage: UsageFacts | None, records: Sequence[TaskRecord] = ()) -> list[str]:
     """Return what there is to know of a job, as lines.
 
     Args:
         job: the job.
         usage: what it used so far.
+        records: what its tasks used over time.
     """
     told = "" if job.progress is None else f"{job.progress:.0%} "
     rows: list[tuple[str, str]] = [
@@ -37,12 +43,25 @@ def details(job: JobFacts, usage: UsageFacts | None) -> list[str]:
         rows.append(("task", _task(task)))
     if usage is not None:
         rows.append(("used", _usage(usage)))
+    for record in [record for record in records if len(record.series) > 1][:_MOST]:
+        seconds, memory, cpu = zip(*record.series, strict=True)
+        until = f"over {duration(seconds[-1])} of {record.task} {record.task_id}"
+        rows.append(("memory", f"{curve(memory)} up to {max(memory):.2f} GB {until}"))
+        rows.append(("cpu", f"{curve(cpu)} up to {max(cpu):.0f} %"))
     rows += [
         *_list("needed for", job.needed_for),
         *_list("input", [*job.inputs, *job.outside_inputs]),
         *_list("output", job.outputs),
     ]
     return [f"{label:<{_LABEL}}{showable(value)}" for label, value in rows]
+
+
+def curve(values: Sequence[float]) -> str:
+    """Return numbers >= 0 over time as blocks, the highest of which stands for the largest."""
+    step = max(1, -(-len(values) // _WIDEST_CURVE))
+    highest = max(values) or 1.0
+    tops = [max(values[begin : begin + step]) for begin in range(0, len(values), step)]
+    return "".join(_HEIGHTS[min(len(_HEIGHTS) - 1, int(top / highest * len(_HEIGHTS)))] for top in tops)
 
 
 def _task(task: TaskFacts) -> str:

@@ -8,8 +8,6 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from markdown_it import MarkdownIt
-
 from sisyphus import global_settings as gs
 from sisyphus.errors import SisyphusError
 from sisyphus.view.facts import TargetFacts
@@ -111,15 +109,10 @@ def show(path: str) -> dict[str, Any]:
     text = content.decode(errors="replace")
     more = {"bytes": size, "cut": size > len(content)}
     if suffix == ".md":
-        return {"kind": "markdown", "html": render_markdown(text), **more}
+        return {"kind": "markdown", "text": text, **more}
     if suffix in _DELIMITERS:
         return {"kind": "table", "rows": _rows(text, _DELIMITERS[suffix]), **more}
     return {"kind": "text", "text": text, **more}
-
-
-def render_markdown(text: str) -> str:
-    """Return Markdown as HTML: with tables, without images, HTML in it escaped, no scripts in links."""
-    return str(MarkdownIt("commonmark", {"html": False}).enable("table").disable("image").render(text))
 
 
 def _rows(text: str, delimiter: str) -> list[list[str]]:
