@@ -121,6 +121,9 @@ def test_the_queue_of_slurm() -> None:
         ("18", "1", "OUT_OF_MEMORY", "OutOfMemory", "node2", "exp.Job.abc.run+1000", gs.BASE_DIR),
         ("19", "1", "BRAND_NEW", "None", "", "other", gs.BASE_DIR),
         ("20", "1", "PENDING", "Priority", "", "exp.Job.abc.run", "/another/project"),
+        ("23", "1", "PENDING", "Resources", "", "soon", gs.BASE_DIR),
+        ("24", "1", "PENDING", "PartitionTimeLimit", "", "never", gs.BASE_DIR),
+        ("25", "1", "PENDING", "QOSMaxCpuPerJobLimit", "", "never", gs.BASE_DIR),
         ("21", "N/A", "RUNNING", "None", "node1", "no array", gs.BASE_DIR),
         ("22", "1", "SUSPENDED", "None", "node1", "stopped for others", gs.BASE_DIR),
     ]
@@ -130,8 +133,10 @@ def test_the_queue_of_slurm() -> None:
         ("17", 2, Phase.RUNNING, None),
         ("18", 1001, Phase.ENDED, End.OUT_OF_MEMORY),
         ("19", 1, Phase.RUNNING, None),
+        *((job, 1, Phase.QUEUED, None) for job in ("23", "24", "25")),
         ("22", 1, Phase.RUNNING, None),
     ]
+    assert [entry.job_id for entry in entries if entry.is_stuck] == ["24", "25"]
     assert [entry.job_id for entry in entries if entry.is_suspended] == ["22"]
 
 

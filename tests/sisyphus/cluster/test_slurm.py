@@ -92,6 +92,21 @@ def test_cancel_and_release_beside_a_manager(project: Project) -> None:
     assert "cancelled by somebody else" not in printed
 
 
+def test_a_task_that_will_not_start_by_itself_is_told(project: Project) -> None:
+    project.config('tk.register_output("three", Work("three", num=3, seconds=60, rqmt={"cpu": 8}).out)')
+    manager = project.start()
+    wait_for(lambda: len(project.runs("begin")) == 2, "two running tasks", 60)
+    (job,) = set(project.cluster.run("squeue", "-h", "-t", "pending", "-o", "%F").split())
+    project.cluster.run("scontrol", "hold", job)
+    time.sleep(3)  # the manager looks
+    project.cluster.run("scontrol", "release", job)
+    project.go()
+    printed = project.finish(manager)
+    assert manager.returncode == 0, printed
+    assert printed.count("will not start by itself") == 1
+    assert "JobHeld" in printed
+
+
 def test_one_array_for_a_group_and_one_look_for_all(project: Project) -> None:
     project.note_calls("sbatch", "squeue", "sacct")
     project.config(
@@ -114,7 +129,7 @@ def test_one_array_for_a_group_and_one_look_for_all(project: Project) -> None:
 
 
 def test_gpus_are_given_to_one_task_each(project: Project) -> None:
-    rqmt = {"gpu": 1, "sbatch_args": [f"--nodelist={project.cluster.nodes[0]}"]}
+    rqmt = {"gpu": 1, "gpu_name": "fake", "sbatch_args": [f"--nodelist={project.cluster.nodes[0]}"]}
     project.config(f'tk.register_output("gpus", Show("gpus", ["CUDA_VISIBLE_DEVICES"], 2, {rqmt}).out)')
     code, printed = project.manage()
     assert code == 0, printed

@@ -92,6 +92,8 @@ class ClusterEngine(EngineBase):
         self._deferred_until = 0.0
         self._ended_at: dict[tuple[str, int], float] = {}
         """When an end was first seen, by job id and task id."""
+        self._stuck: set[tuple[str, int]] = set()
+        """What was said not to start by itself, by job id and task id."""
         self._sure: set[Key] = set()
         """The scheduler saw their last run end, and what they wrote had time to be seen."""
         self._told: set[tuple[str, int]] = set()
@@ -223,6 +225,7 @@ class ClusterEngine(EngineBase):
         living = self._living(picture, submitted_name, task_id)
         if living:
             self._warn_of_twins(key, living)
+            self._warn_if_stuck(key, living)
             return _state_of(living)
         job_id, submitted_at = self._last_submission(task, key)
         if job_id is None:
@@ -322,6 +325,18 @@ class ClusterEngine(EngineBase):
             self._twins.add(key)
             jobs = ", ".join(entry.job_id for entry in living)
             logging.warning("%s %d is in the queue %d times: %s", *key, len(living), jobs)
+
+    def _warn_if_stuck(self, key: Key, living: list[Entry]) -> None:
+        for entry in living:
+            if entry.is_stuck and (entry.job_id, entry.task_id) not in self._stuck:
+                self._stuck.add((entry.job_id, entry.task_id))
+                logging.warning(
+                    "%s %d will not start by itself (job %s): %s. Change or release it in the queue; or "
+                    "sis cancel, ask for something else, and sis release",
+                    *key,
+                    entry.job_id,
+                    entry.said,
+                )
 
     def get_task_termination_info(self, task: Task, task_id: int, submit_info: SubmitInfo) -> dict[str, Any]:
         """Whether memory or time ran out, as the scheduler says, and what it saw of the memory in use."""

@@ -59,6 +59,8 @@ class Entry:
     node: str = ""
     is_suspended: bool = False
     """It has a place, but is stopped for others."""
+    is_stuck: bool = False
+    """It waits for what time alone does not bring."""
 
 
 @dataclass(frozen=True)

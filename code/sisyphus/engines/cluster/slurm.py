@@ -56,6 +56,11 @@ _ENDS: Final = {
     "CANCELLED": End.CANCELLED,
     "REVOKED": End.CANCELLED,
 }
+_STUCK: Final = re.compile(
+    r"JobHeld|requeued held|Partition(Time|Node)Limit|BadConstraints|NeverSatisfied|"
+    r"Invalid(Account|QOS)|AccountNotAllowed|Max\w*PerJob"
+)
+"""Reasons for waiting that are about the request itself, or a person's doing."""
 _LIMITS: Final = re.compile(
     r"MaxSubmitJob|MaxJobCount|temporarily unable to accept|QOSMax|AssocMax|AssocGrp|QOSGrp|Slurm .*standby"
 )
@@ -144,7 +149,8 @@ class Slurm(Scheduler):
                 phase, end = self._meaning(state)
                 task_id = int(number) + offset_of(name)
                 said, is_suspended = f"{state} ({reason})", state in _SUSPENDED
-                entries.append(Entry(job_id, task_id, name, phase, end, said, node, is_suspended))
+                is_stuck = phase == Phase.QUEUED and _STUCK.search(reason) is not None
+                entries.append(Entry(job_id, task_id, name, phase, end, said, node, is_suspended, is_stuck))
         return entries
 
     def history(self, job_id: str) -> dict[int, Ended]:
