@@ -107,6 +107,27 @@ def test_imports_form_no_circle(package: str) -> None:
     TopologicalSorter(dependencies(ROOT / "code" / package)).prepare()  # a CycleError names the circle
 
 
+NEIGHBOURS = [
+    {"cli", "commands"},  # completions are made from the parser
+    {"cleaning", "graph", "job"},  # a job cleans its folder; unused jobs are found in the graph
+    {"engines", "fork_server", "localengine", "worker"},  # asks for a process; is that process
+    {"explaining", "http_server", "sisyphus", "toolkit", "web"},  # toolkit offers the page of some jobs
+    {"job_path", "paths"},
+]
+"""Folders and files of sisyphus that know each other, though no two of their modules do."""
+
+
+def test_folders_form_no_circle() -> None:
+    def room(module: str) -> str:
+        name = module.split(".")[1 if "." in module else 0]
+        return next(("+".join(sorted(group)) for group in NEIGHBOURS if name in group), name)
+
+    rooms: dict[str, set[str]] = {}
+    for module, others in dependencies(ROOT / "code/sisyphus").items():
+        rooms.setdefault(room(module), set()).update({room(other) for other in others} - {room(module)})
+    TopologicalSorter(rooms).prepare()
+
+
 def test_code_is_no_package() -> None:
     """``code/__init__.py`` would hide Python's standard module ``code``."""
     assert not (ROOT / "code/__init__.py").exists()

@@ -218,13 +218,13 @@ def _manager(args: argparse.Namespace) -> int:
         )
         return EXIT_USAGE
     if args.ui:
-        from sisyphus.terminal.ui import opening
+        from sisyphus.ui import opening
 
         if reason := opening.why_not():
             logging.error("%s", reason)
             return EXIT_USAGE
     from sisyphus.http_server import beside_manager
-    from sisyphus.terminal import session
+    from sisyphus.ui import session
 
     with beside_manager(args.http, configs(args)):
         return session.run(

@@ -10,7 +10,7 @@ from sisyphus.errors import SisyphusError
 from sisyphus.graph import graph
 from sisyphus.job import Job
 from sisyphus.outputs.targets import OutputPath, OutputTarget
-from sisyphus.terminal import session
+from sisyphus.ui import session
 
 
 def run(args: argparse.Namespace) -> int:

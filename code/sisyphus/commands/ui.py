@@ -9,7 +9,7 @@ from sisyphus.commands import jobs_by_name
 from sisyphus.engines import cached_engine
 from sisyphus.graph import graph
 from sisyphus.loader import config_manager
-from sisyphus.terminal.ui import opening
+from sisyphus.ui import opening
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     if reason := opening.why_not():
         logging.error("%s", reason)
         return 2
-    from sisyphus.terminal.ui.backend import Backend
+    from sisyphus.ui.backend import Backend
 
     jobs_by_name.load([*args.config_files, *args.configs])
     opening.show(lambda: Backend(graph, cached_engine()))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sisyphus.global_settings as gs
-from sisyphus.engines.base import EngineBase, Requirements
 from sisyphus.records.gpu import GpuMeter, visible_devices
 from sisyphus.records.series import Series
 from sisyphus.records.task_record import KEY, closing_facts, times_so_far
@@ -22,6 +21,8 @@ from sisyphus.running import usage
 
 if TYPE_CHECKING:
     import psutil
+
+    from sisyphus.engines.base import EngineBase, Requirements
 
 _GROWTH = 1.1
 """A resident memory so many times as large as last written is worth writing at once."""

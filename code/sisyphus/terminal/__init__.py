@@ -1,1 +1,1 @@
-"""What a person sees and is asked: log lines, overview, live view, prompts, the dialogue of the manager."""
+"""What a person reads and is asked on a terminal: log lines, overview, live view, prompts."""

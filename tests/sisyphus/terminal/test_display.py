@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from sisyphus.terminal import display, overview, session
+from sisyphus.terminal import display, overview
+from sisyphus.ui import session
 
 PROGRESS = """
 class Works(Job):

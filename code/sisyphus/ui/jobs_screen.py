@@ -31,14 +31,14 @@ from textual.worker import get_current_worker
 
 from sisyphus import global_settings as gs
 from sisyphus.terminal import overview
-from sisyphus.terminal.ui.backend import Backend, ManagerBackend
-from sisyphus.terminal.ui.block_tree import BlockTree
-from sisyphus.terminal.ui.filtering import GROUPS, Filter, count_groups
-from sisyphus.terminal.ui.job_table import STYLES, JobTable
-from sisyphus.terminal.ui.messages import Messages
-from sisyphus.terminal.ui.outputs_screen import OutputsScreen
-from sisyphus.terminal.ui.question import Question
-from sisyphus.terminal.ui.reading import Reader, Wish
+from sisyphus.ui.backend import Backend, ManagerBackend
+from sisyphus.ui.block_tree import BlockTree
+from sisyphus.ui.filtering import GROUPS, Filter, count_groups
+from sisyphus.ui.job_table import STYLES, JobTable
+from sisyphus.ui.messages import Messages
+from sisyphus.ui.outputs_screen import OutputsScreen
+from sisyphus.ui.question import Question
+from sisyphus.ui.reading import Reader, Wish
 from sisyphus.view.facts import GraphFacts, JobFacts
 
 _PERIOD_S = 0.5

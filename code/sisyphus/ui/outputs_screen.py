@@ -18,7 +18,7 @@ from textual.widgets.option_list import Option
 
 from sisyphus.errors import SisyphusError
 from sisyphus.terminal.overview import showable
-from sisyphus.terminal.ui.rendering import rendered
+from sisyphus.ui.rendering import rendered
 from sisyphus.view import outputs
 from sisyphus.view.facts import TargetFacts
 

@@ -9,10 +9,10 @@ from textual.app import App
 from textual.binding import Binding
 from textual.screen import Screen
 
-from sisyphus.terminal.ui.backend import Backend
-from sisyphus.terminal.ui.jobs_screen import JobsScreen
-from sisyphus.terminal.ui.messages import Messages
-from sisyphus.terminal.ui.question import Question
+from sisyphus.ui.backend import Backend
+from sisyphus.ui.jobs_screen import JobsScreen
+from sisyphus.ui.messages import Messages
+from sisyphus.ui.question import Question
 
 
 class Interface(App[None]):

@@ -28,14 +28,14 @@ from sisyphus.manager import Manager
 from sisyphus.outputs.targets import OutputPath
 from sisyphus.records.job_record import TaskRecord
 from sisyphus.states import State
-from sisyphus.terminal.ui import filtering, opening, texts
-from sisyphus.terminal.ui.backend import Backend, ManagerBackend
-from sisyphus.terminal.ui.filtering import Filter
-from sisyphus.terminal.ui.interface import Interface
-from sisyphus.terminal.ui.job_table import JobTable
-from sisyphus.terminal.ui.messages import Messages, kept_off_the_terminal
-from sisyphus.terminal.ui.outputs_screen import OutputsScreen
-from sisyphus.terminal.ui.rendering import rendered
+from sisyphus.ui import filtering, opening, texts
+from sisyphus.ui.backend import Backend, ManagerBackend
+from sisyphus.ui.filtering import Filter
+from sisyphus.ui.interface import Interface
+from sisyphus.ui.job_table import JobTable
+from sisyphus.ui.messages import Messages, kept_off_the_terminal
+from sisyphus.ui.outputs_screen import OutputsScreen
+from sisyphus.ui.rendering import rendered
 from sisyphus.view import outputs
 from sisyphus.view.facts import JobFacts, TaskFacts, UsageFacts
 from textual.geometry import Region

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sisyphus.terminal.ui.messages import kept_off_the_terminal
+from sisyphus.ui.messages import kept_off_the_terminal
 
 if TYPE_CHECKING:
-    from sisyphus.terminal.ui.backend import Backend
+    from sisyphus.ui.backend import Backend
 
 
 def why_not() -> str:
@@ -32,7 +32,7 @@ def show(make_backend: Callable[[], Backend], *, log_file: bool = False) -> None
     Raises:
         Exception: what ended the manager, if that was an error.
     """
-    from sisyphus.terminal.ui.interface import Interface
+    from sisyphus.ui.interface import Interface
 
     with kept_off_the_terminal(log_file) as messages:
         backend = make_backend()

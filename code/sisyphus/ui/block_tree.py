@@ -11,7 +11,7 @@ from textual.widgets.tree import TreeNode
 
 from sisyphus.states import State
 from sisyphus.terminal.overview import ORDER, showable
-from sisyphus.terminal.ui.job_table import STYLES, bar
+from sisyphus.ui.job_table import STYLES, bar
 from sisyphus.view.facts import BLOCK_SEPARATOR, JobFacts
 
 _MOST = 500

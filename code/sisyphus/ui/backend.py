@@ -20,7 +20,7 @@ from sisyphus.managing import requests
 from sisyphus.records import job_record
 from sisyphus.states import State
 from sisyphus.terminal import overview
-from sisyphus.terminal.ui import texts
+from sisyphus.ui import texts
 from sisyphus.view import job_logs
 from sisyphus.view.facts import GraphFacts, JobFacts, usage_of
 from sisyphus.view.watch import Watch

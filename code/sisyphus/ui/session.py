@@ -145,8 +145,8 @@ class _Session:
         return self._finish()
 
     def _work_in_ui(self) -> int:
-        from sisyphus.terminal.ui import opening
-        from sisyphus.terminal.ui.backend import ManagerBackend
+        from sisyphus.ui import opening
+        from sisyphus.ui.backend import ManagerBackend
 
         self.manager.own()
         for state, wanted in self._wishes():
