@@ -143,3 +143,27 @@ def test_an_executor_that_does_not_exist() -> None:
 def test_an_executor_whose_library_is_missing() -> None:
     with pytest.raises(EngineError, match=r"no executor 'flux' \(No module named 'flux'\)"):
         Psij("flux").snapshot()
+
+
+@pytest.mark.outages
+def test_a_poll_that_psij_cannot_read_loses_nothing(on_slurm: Project, cluster: SlurmCluster) -> None:
+    if not cluster.has_memory_limits:
+        pytest.skip("this machine's control groups cannot limit memory")
+    on_slurm.config(
+        """
+        tk.register_output("large", Work("large", mib=400, rqmt={"mem": 0.2}).out)
+        tk.register_output("good", Work("good", num=2, seconds=600, after=["large"]).out)
+        """
+    )
+    manager = on_slurm.start()
+    wait_for(lambda: len(on_slurm.runs("begin")) == 3, "running tasks", 60)
+    states = ["squeue", "-h", "-t", "all", "-o", "%T"]
+    wait_for(
+        lambda: "OUT_OF_MEMORY" in cluster.run(*states), "a memory kill, which PSI/J 0.9.11 does not know", 60
+    )
+    time.sleep(5)  # several polls fail
+    on_slurm.go()
+    wait_for((on_slurm.folder / "output" / "good").exists, "the other tasks", 60)
+    manager.terminate()
+    assert on_slurm.finish(manager).count("Polling error") == 1
+    assert on_slurm.output("good") == "0 0"

@@ -8,6 +8,7 @@ submission whose reply was lost is lost.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -58,6 +59,22 @@ class _Known:
     job: psij.Job
     name: str
     task_id: int
+    has_begun: bool = False
+    """Before PSI/J lost sight of it."""
+
+
+class _OnlyOnce(logging.Filter):
+    """What PSI/J cannot read, it says again with every poll."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self._said
+        self._said.add(message)
+        return is_new
 
 
 class Psij(Scheduler):
@@ -103,6 +120,8 @@ class Psij(Scheduler):
         Raises:
             EngineError: the library is missing, or does not have this executor.
         """
+        logging.getLogger("psij").setLevel(logging.WARNING)
+        logging.getLogger("psij.executors.batch.batch_scheduler_executor").addFilter(_OnlyOnce())
         try:
             import psij
         except ImportError as error:
@@ -228,7 +247,7 @@ class Psij(Scheduler):
         status = known.job.status
         message = status.message or ""
         said = f"{status.state.name} ({message})" if message else status.state.name
-        phase, end = Phase.QUEUED, None
+        phase, end = Phase.RUNNING if known.has_begun else Phase.QUEUED, None
         if status.state == psij.JobState.FAILED and _GAVE_UP.search(message):
             self._watch_again(job_id, known)
             phase = Phase.RUNNING
@@ -243,13 +262,13 @@ class Psij(Scheduler):
         return Entry(job_id, known.task_id, known.name, phase, end, said)
 
     def _watch_again(self, job_id: str, known: _Known) -> None:
-        """Follow a job that PSI/J knows only by its id."""
+        """Follow a job that PSI/J gave up, because it could not read what the scheduler said of any job."""
         import psij
 
         job = psij.Job()
         self._executor.attach(job, job_id)
         with self._lock:
-            self._jobs[job_id] = _Known(job, known.name, known.task_id)
+            self._jobs[job_id] = _Known(job, known.name, known.task_id, has_begun=True)
 
     def _take_over(self) -> None:
         """Follow what an earlier manager submitted."""
