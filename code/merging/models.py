@@ -400,6 +400,11 @@ def _from_pretrained(
     except (OSError, ValueError) as error:
         if not Path(name).is_dir():
             raise hub.hub_error(name, error) from error
+        if str(error).startswith("Unrecognized configuration class"):  # a list of all that would do follows
+            raise CheckpointError(
+                f"{name}: a model of type {config.model_type!r} cannot be loaded as {auto_class}, which the "
+                "task type needs. Pass a model of that kind, or another task type."
+            ) from error
         raise CheckpointError(f"{name}: cannot load the weights: {error}. Copy the folder again.") from error
     for parameter, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():

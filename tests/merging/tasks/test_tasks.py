@@ -248,6 +248,11 @@ def test_weights_of_another_shape_are_refused(classifier: Path) -> None:
         tasks.load(TEXT).load_model(str(classifier))
 
 
+def test_models_of_another_kind_are_refused(classifier: Path) -> None:
+    with pytest.raises(CheckpointError, match="a model of type 'bert' cannot be loaded as AutoModelForImage"):
+        tasks.load(IMAGE).load_model(str(classifier))
+
+
 def test_a_damaged_config_is_refused(classifier: Path) -> None:
     (classifier / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
