@@ -104,7 +104,7 @@ class JobsScreen(Screen[None]):
     """
     BINDINGS = [  # noqa: RUF012 - textual's way to say it
         Binding("h,f1,question_mark", "help", "help", key_display="h"),
-        Binding("slash", "search", "search", key_display="/"),
+        Binding("slash", "search", "find", key_display="/"),
         Binding("s", "next_group", "state"),
         Binding("b", "blocks", "blocks"),
         Binding("t", "outputs", "outputs"),
