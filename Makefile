@@ -23,7 +23,7 @@ types: .venv/.installed-dev
 unit: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n 2
 
-# Needs root, and what the scripts install; about six minutes.
+# Needs root, and what the scripts install; about ten minutes, the quickstart on Slurm and on this machine among them.
 test-slurm: .venv/.installed-dev
 	tests/sisyphus/cluster/install-slurm
 	tests/sisyphus/cluster/install-gridengine
