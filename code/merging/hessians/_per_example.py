@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ class SquaredGradients:
     Parameters keep the names of ``model.named_parameters()``: tied ones appear once, frozen ones not at all.
 
     Attributes:
-        sums: for each parameter, of its shape; float32, or float64 for a float64 model.
+        sums: squares for each parameter; float32, or float64 for a float64 model.
         num_examples: how many examples were added.
     """
 
@@ -85,8 +85,12 @@ class SquaredGradients:
         self._expand = True
         self._reached: set[str] = set()
         self._is_probed = False
-        self.sums = self._zeros()
         self.num_examples = 0
+
+    @cached_property
+    def sums(self) -> Sums:
+        """For each parameter, of its shape; made when it is first used, after what finds out the ways."""
+        return self._zeros()
 
     @property
     def by_vmap(self) -> list[str]:
@@ -234,17 +238,16 @@ class SquaredGradients:
         The caller gives one example twice: rows that are attributed to the wrong example then meet their
         like, so that a wrong sum cannot look right (embeddings of two texts without a common word would).
         """
-        cotangents: list[Tensor] = []
-
-        def waves(scores: Tensor) -> list[Tensor]:  # no two examples, and no two scores, weigh the same
-            weights = torch.arange(1, scores.numel() + 1, device=scores.device, dtype=torch.float32)
-            cotangents[:] = [weights.cos().to(scores.dtype).view_as(scores)]
-            return cotangents
-
-        ours, reference = self._zeros(), self._zeros()
-        self._add(batch, waves, ours)
+        with torch.no_grad():
+            scores = self._scores(self._model, batch)
+        weights = torch.arange(1, scores.numel() + 1, device=scores.device, dtype=torch.float32)
+        # no two examples, and no two scores, weigh the same
+        cotangents = [weights.cos().to(scores.dtype).view_as(scores)]
+        reference = self._zeros()  # first: its gradients, of all parameters at once, take as much as ours
+        reached = self._add_by_loop(self._parameters, batch, cotangents, reference)
+        ours = self._zeros()
+        self._add(batch, lambda scores: cotangents, ours)
         names = self._parameters.keys() - self._looped
-        reached = self._add_by_loop(names, batch, cotangents, reference)
         self._looped |= reached - self._reached  # used, but never by calling their module
         squares = {name: self._squares(total) for name, total in reference.items()}
         largest = max(float(total.max()) for total in squares.values())
@@ -278,13 +281,13 @@ class SquaredGradients:
 
 
 def _agree(ours: Tensor, reference: Tensor, largest: float) -> bool:
-    """Whether two sums of squares are equal up to rounding, compared on the scale of a gradient.
+    """Whether two sums of squares, the first is overwritten, are equal up to rounding on a gradient's scale.
 
     A gradient far below the ``largest`` square of the whole model may be nothing but rounding (the bias of
     attention keys has none in theory), which is no evidence.
     """
     eps = torch.finfo(torch.float32).eps  # norms compute in float32 in any model
-    difference = float((ours.sqrt() - reference.sqrt()).abs().max())
+    difference = float(ours.sqrt_().sub_(reference.sqrt()).abs_().max())
     return difference <= math.sqrt(eps) * math.sqrt(float(reference.max())) + 8 * eps * math.sqrt(largest)
 
 

@@ -156,7 +156,8 @@ class _Diagonal(Sums):
     def __init__(self, network: transformers.PreTrainedModel, scores: Scores) -> None:
         self._network = network
         self.member = self._squares = SquaredGradients(network, scores)
-        self.stored = {name: tuple(total.shape) for name, total in self._renamed(self._squares.sums).items()}
+        weights = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+        self.stored = {name: tuple(weight.shape) for name, weight in self._renamed(weights).items()}
 
     def totals(self) -> dict[str, Tensor]:
         return dict(self._squares.sums)
