@@ -4,8 +4,8 @@ Merges the models of ``config/reviews.py`` (which says what it needs) and of ``c
 seeds of each. One function for each table: ``sis manager 'config/curvature.digits()'`` makes that of digits.
 No merged model is written but those that ``config/reviews.py`` writes, too.
 
-With the reviews finished, about an hour and a quarter of a core: 20 to 30 s for an evaluation of reviews, a
-minute or more for a K-FAC merge of them, up to two and a half for a Fisher of 4000 examples. Expected:
+With the reviews finished, about an hour and a half of a core: 20 to 30 s for an evaluation of reviews, one to
+two minutes for a K-FAC merge of them, up to three for a Fisher of 4000 examples. Expected:
 docs/results/curvature.md. Results in ``output/curvature``.
 """
 
@@ -17,6 +17,7 @@ EXAMPLES = [8, 32, 128, 500, 4000]  # of 4000
 DELTAS = [*reviews.DELTAS, 100.0]
 DAMPINGS = {"reviews": [0.1, 1.0], "digits": [1e-3, 1e-2, 0.1, 1.0, 10.0]}
 NORM_DAMPINGS = {"reviews": [0.01], "digits": [1e-3, 0.01, 0.1, 1.0]}
+MATS = [("MaTS, unit mean", "mean", 0.1), ("MaTS, unit norm", "norm", 0.01)]
 
 
 def examples() -> None:
@@ -83,7 +84,7 @@ def py() -> None:
 
 
 def _damping(experiment: reviews.Experiment, seeds: list[int], name: str, *, keep_model: bool) -> None:
-    """Diagonal, Gram and K-FAC curvature; ``keep_model``: the first two merges are those of reviews."""
+    """Diagonal, Gram and K-FAC curvature; ``keep_model``: the first three merges are those of reviews."""
     points = [("RegMean", "regmean", {"off_diagonal_scaling": 0.9}, None)]
     for label, unit, sides, values in (
         ("Gram, unit mean", "mean", "inputs", [0.1]),
@@ -94,9 +95,12 @@ def _damping(experiment: reviews.Experiment, seeds: list[int], name: str, *, kee
         for value in values:
             options = {"scaling_factor": 1.0, "damping": value, "damping_unit": unit, "sides": sides}
             points.append((label, "gradient_matching_kfac", options, value))
+    for label, unit, value in MATS:
+        points.append((label, "mats", {"objective": "kfac", "damping": value, "damping_unit": unit}, value))
     rows = []
     for seed in seeds:
         rows.append(experiment.merged("average", {}, seed, keep_model=keep_model))
+        rows.append(experiment.merged("fisher", {}, seed, label="Fisher", keep_model=keep_model))
         rows.append(
             experiment.merged("gradient_matching", MATCHING, seed, label="diagonal", keep_model=keep_model)
         )
