@@ -227,12 +227,13 @@ class Project:
         printed, _ = manager.communicate(timeout=seconds)
         return printed
 
-    def sis(self, *args: str) -> str:
+    def sis(self, *args: str, stdin: str = "") -> str:
         """Run another command to its end; what it says."""
         done = subprocess.run(
             [sys.executable, "-m", "sisyphus", *args],
             cwd=self.folder,
             env=self.environment,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=60,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections import Counter
@@ -20,6 +21,23 @@ def test_an_array_of_50_on_two_nodes(project: Project) -> None:
     ends = [line.split() for line in project.runs("end")]
     assert Counter(index for _, index, _ in ends) == Counter({str(index): 1 for index in range(50)})
     assert {node for *_, node in ends} == set(project.cluster.nodes)
+
+
+def test_more_task_ids_than_an_array_may_have(project: Project) -> None:
+    project.note_calls("sbatch")
+    project.config('tk.register_output("many", Work("many", num=2004, rqmt={"mem": 0.1}).out)')
+    (project.folder / "work").mkdir()
+    project.sis("manager", "config/main.py", stdin="s\nn\n")  # sets up, and starts nothing
+    (folder,) = (project.folder / "work" / "work").glob("Work.*")
+    left = [5, 1000, 1001, 2000, 2001, 2004]
+    for task_id in sorted({*range(1, 2005)} - {*left}):
+        (folder / "work" / f"part.{task_id - 1}").write_text("0")
+        (folder / f"finished.run.{task_id}").touch()
+    code, printed = project.manage()
+    assert code == 0, printed
+    arrays = [re.search("--array=([0-9,-]+)", arguments) for _, arguments in project.calls("sbatch")]
+    assert [array and array[1] for array in arrays] == ["5,1000", "1,1000", "1,4"]  # MaxArraySize is 1001
+    assert sorted(int(line.split()[1]) + 1 for line in project.runs("end")) == left
 
 
 def test_a_task_that_fails_shows_why(project: Project) -> None:
