@@ -113,6 +113,9 @@ class GridCluster:
         settings["reporting_params"] = "accounting=true reporting=false flush_time=00:00:01 joblog=false"
         settings["load_report_time"], settings["administrator_mail"] = "00:00:01", "none"
         settings["login_shells"] = "sh"  # a profile of this machine is none of the tests' business
+        # processes of a job are known by a group of their own, also to another cluster on this machine
+        first = 100_000 + os.getpid() % 10_000 * 16
+        settings["gid_range"] = f"{first}-{first + 15}"
         _change(common / "configuration", settings)
 
     def _spool(self, program: str, *arguments: str) -> None:
