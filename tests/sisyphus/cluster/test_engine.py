@@ -131,6 +131,25 @@ def after_an_end(
     return {"engine_info": [(job_id, [1])], "after_run": after_run}
 
 
+@pytest.mark.parametrize(("end", "is_sure"), [(End.PREEMPTED, True), (End.NODE_LOST, False)])
+def test_what_a_lost_node_ran_may_still_run(
+    engine: ClusterEngine, scheduler: Listed, end: End, is_sure: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gs, "WAIT_PERIOD_JOB_FS_SYNC", 0)
+    submissions = [([1], {"engine_info": submit(engine, 1)})]
+    job = SimpleNamespace(
+        _sis_id=lambda: "Job.x", _sis_dir=SimpleNamespace(submissions=lambda name: submissions)
+    )
+    task = SimpleNamespace(
+        job=job, name=lambda: "run", path=lambda kind: "engine", started=lambda number: True
+    )
+    assert not engine.has_ended(task, 1)  # type: ignore[arg-type]
+    scheduler.entries = [Entry("1", 1, "Job.x.run", Phase.ENDED, end)]
+    engine._watch.look()
+    assert engine.task_state(task, 1) == gs.STATE_UNKNOWN  # type: ignore[arg-type]
+    assert engine.has_ended(task, 1) == is_sure  # type: ignore[arg-type]
+
+
 def test_what_is_taken_away_is_no_try(engine: ClusterEngine, scheduler: Listed) -> None:
     history: list[dict[str, object]] = []
     for end in (End.PREEMPTED, End.NODE_LOST, End.OUT_OF_TIME, End.PREEMPTED, End.FAILED, End.FAILED):

@@ -262,7 +262,8 @@ class ClusterEngine(EngineBase):
         seen_at = self._ended_at.setdefault(element, time.monotonic())
         if time.monotonic() - seen_at < gs.WAIT_PERIOD_JOB_FS_SYNC:  # its marker or log may still come
             return gs.STATE_RUNNING
-        self._sure.add(key)
+        if entry.end != End.NODE_LOST:  # a node that only the controller cannot reach may still run it
+            self._sure.add(key)
         if element not in self._told:
             self._told.add(element)
             logging.warning("%s %d ended without a result (job %s): %s", *key, entry.job_id, entry.said)
@@ -468,7 +469,7 @@ def _state_of(living: Collection[Entry]) -> str:
     phases = {entry.phase for entry in living}
     if Phase.RUNNING in phases:
         return gs.STATE_RUNNING
-    return gs.STATE_QUEUE_ERROR if phases == {Phase.STUCK} else gs.STATE_QUEUE
+    return gs.STATE_QUEUE_ERROR if phases == {Phase.FAULTY} else gs.STATE_QUEUE
 
 
 def _cancel_log(task: Task) -> str:
