@@ -131,8 +131,9 @@ class GridCluster:
         self.run("qconf", "-as", self.host)
         (self.folder / "node.conf").write_text(_NODE.format(self.host))
         self.run("qconf", "-Ae", str(self.folder / "node.conf"))
-        self.run("qconf", "-Ap", str(SHARED / "util/resources/pe/smp"))
-        queue = {"qname": "main.q", "hostlist": self.host, "slots": str(SLOTS), "pe_list": "smp"}
+        for name in ("mpi", "smp"):
+            self.run("qconf", "-Ap", str(SHARED / "util/resources/pe" / name))
+        queue = {"qname": "main.q", "hostlist": self.host, "slots": str(SLOTS), "pe_list": "mpi smp"}
         self._add("-Aq", "queue", {**queue, "load_thresholds": "NONE"}, "-sq")
         scheduler = {"schedule_interval": "0:0:1", "flush_submit_sec": "1", "flush_finish_sec": "1"}
         self._add("-Msconf", "scheduler", {**scheduler, "job_load_adjustments": "NONE"}, "-ssconf")
@@ -145,6 +146,10 @@ class GridCluster:
         file.write_text(self.run("qconf", *template))
         _change(file, changes)
         self.run("qconf", option, str(file))
+
+    def limit_jobs(self, number: int) -> None:
+        """How many jobs a user may have; 0: as many as wanted."""
+        self._add("-Mconf", "global", {"max_u_jobs": str(number)}, "-sconf")
 
     def start_daemon(self, name: str) -> None:
         """Start one daemon."""

@@ -204,6 +204,11 @@ def test_grid_engine() -> None:
     ]
 
 
+def test_a_queue_of_grid_engine_that_is_no_xml() -> None:
+    with pytest.raises(CommandFailed, match="qstat -xml failed"):
+        GridEngine(Recorded(answers={"qstat": "motd: maintenance on Monday"})).snapshot()
+
+
 def test_cpus_are_slots_where_grid_engine_does_not_count_processors() -> None:
     commands = Recorded(answers={"qsub": "5", "qconf": COMPLEXES.format("NO")})
     named = GridEngine(commands, cpu_parallel_environment="smp")

@@ -15,7 +15,7 @@ from sisyphus import global_settings as gs
 from sisyphus.engines.cluster.commands import Commands, Unreachable
 from sisyphus.engines.cluster.grid_engine import GridEngine
 from sisyphus.engines.cluster.scheduler import End, Entry, Phase, Request
-from sisyphus.errors import RefusedError
+from sisyphus.errors import DeferSubmission, RefusedError
 
 from . import grid_cluster
 from .conftest import WAITS, Project
@@ -132,6 +132,16 @@ def test_cpus_are_slots_of_one_node(project: Project) -> None:
     assert project.seen("two") == [{"NSLOTS": "2"}]
 
 
+def test_several_nodes_are_slots_of_their_environment(project: Project) -> None:
+    variables = ["NSLOTS", "NHOSTS", "PE_HOSTFILE"]
+    project.config(f'tk.register_output("two", Show("two", {variables}, rqmt={{"multi_node_slots": 2}}).out)')
+    code, printed = project.manage()
+    assert code == 0, printed
+    (seen,) = project.seen("two")
+    assert (seen["NSLOTS"], seen["NHOSTS"]) == ("2", "1")  # the only node there is
+    assert seen["PE_HOSTFILE"]
+
+
 @pytest.mark.outages
 def test_more_memory_after_it_ran_out(project: Project) -> None:
     project.config('tk.register_output("large", Work("large", mib=1500, rqmt={"mem": 1.5}, resume=True).out)')
@@ -214,16 +224,28 @@ def test_some_ids_of_an_array_are_cancelled(adapter: Adapter) -> None:
     wait_for(lambda: [e.task_id for e in adapter.entries(job_id)] == [3], "one that is left", 30)
 
 
-def test_what_cannot_be_started_is_stuck_and_says_why(
-    adapter: Adapter, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_cannot_be_started_is_held_and_says_why(project: Project) -> None:
+    project.config(
+        'tk.register_output("faulty", Work("faulty", rqmt={"qsub_args": ["-S", "/no/such/shell"]}).out)'
+    )
+    manager = project.start()
+    printed = project.finish(manager)
+    assert manager.returncode != 0
+    assert printed.count("could not be started, tried again") == 3
+    assert "cannot be started" in printed
+    assert "/no/such/shell" in printed
+    assert "queue_error" in printed
+
+
+def test_looking_at_the_queue_lets_nothing_go(adapter: Adapter) -> None:
     adapter.folder = adapter.folder / "missing" / "folder"
     job_id = adapter.submit("true", [1])
-    wait_for(
-        lambda: adapter.entries(job_id) and "cannot be started" in caplog.text, "a task that is stuck", 60
-    )
-    assert [entry.phase for entry in adapter.entries(job_id)] == [Phase.STUCK]
-    assert caplog.text.count("tried again: can't open output file") == 3
+    wait_for(lambda: [e.said for e in adapter.entries(job_id)] == ["Eqw"], "a task in error", 30)
+    adapter.entries(job_id)
+    assert [(e.said, e.phase) for e in adapter.entries(job_id)] == [("Eqw", Phase.QUEUED)]
+    engine = GridEngine(Commands(), clears_errors=False)
+    engine.tend(engine.snapshot())
+    assert [entry.phase for entry in engine.snapshot()] == [Phase.FAULTY]
 
 
 def test_the_queue_shows_this_project_only(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +253,24 @@ def test_the_queue_shows_this_project_only(adapter: Adapter, monkeypatch: pytest
     assert adapter.entries(job_id)
     monkeypatch.setattr(gs, "BASE_DIR", "/another/checkout")
     assert not adapter.entries(job_id)
+
+
+def test_nodes_are_excluded(adapter: Adapter, grid: GridCluster) -> None:
+    elsewhere = adapter.submit("sleep 100", [1], exclude_nodes=[grid.host, "broken"])
+    here = adapter.submit("sleep 100", [1], exclude_nodes=["broken"])
+    wait_for(lambda: [e.phase for e in adapter.entries(here)] == [Phase.RUNNING], "a running task", 30)
+    assert [entry.node for entry in adapter.entries(here)] == [grid.host]
+    assert [entry.phase for entry in adapter.entries(elsewhere)] == [Phase.QUEUED]
+
+
+def test_a_limit_of_jobs_defers_submissions(adapter: Adapter, grid: GridCluster) -> None:
+    grid.limit_jobs(1)
+    try:
+        adapter.submit("sleep 100", [1])
+        with pytest.raises(DeferSubmission, match="only 1 jobs are allowed"):
+            adapter.submit("sleep 100", [1])
+    finally:
+        grid.limit_jobs(0)
 
 
 def test_refusals_and_a_master_that_is_not_there(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:

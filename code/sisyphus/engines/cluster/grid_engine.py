@@ -42,6 +42,7 @@ _ERROR_REASON: Final = re.compile(
     r"^error reason\s+\S+\s+(?:\S+ \S+ \[\S+\]: )?(?:error: )?(.*)$", re.MULTILINE
 )
 _RUNNING: Final = frozenset("rtsST")
+_ERROR: Final = "E"
 _SUSPENDED: Final = frozenset("sST")
 _MOST_CLEARED = 3
 """A submission whose start fails on a node is let go again so often."""
@@ -80,7 +81,7 @@ class GridEngine(Scheduler):
         super().__init__(commands)
         self._parallel_environment = parallel_environment
         self._cpu_parallel_environment = cpu_parallel_environment
-        self._clears_errors = clears_errors
+        self._most_cleared = _MOST_CLEARED if clears_errors else 0
         self._num_cleared: Counter[str] = Counter()
         """By job id."""
 
@@ -140,7 +141,11 @@ class GridEngine(Scheduler):
 
     def snapshot(self) -> list[Entry]:
         """See base: one ``qstat``; it does not know ended jobs."""
-        root = ElementTree.fromstring(self._ask(["qstat", "-xml", "-u", getpass.getuser()]))
+        printed = self._ask(["qstat", "-xml", "-u", getpass.getuser()])
+        try:
+            root = ElementTree.fromstring(printed)
+        except ElementTree.ParseError as error:
+            raise CommandFailed("qstat -xml", 0, f"{error}: {printed}") from error
         entries = []
         for job in root.iter("job_list"):
             words = {child.tag: child.text or "" for child in job}
@@ -153,14 +158,13 @@ class GridEngine(Scheduler):
                     job_id=words.get("JB_job_number", ""),
                     task_id=task_id,
                     name=name,
-                    phase=_phase(state),
+                    phase=self._phase(words.get("JB_job_number", ""), state),
                     said=state,
                     node=words.get("queue_name", "").rpartition("@")[2],
                     is_suspended=bool(_SUSPENDED & set(state)),
                 )
                 for task_id in _numbers(words.get("tasks", "") or "1")
             ]
-        self._clear({entry.job_id for entry in entries if entry.phase == Phase.STUCK})
         return entries
 
     def history(self, job_id: str) -> dict[int, Ended]:
@@ -198,6 +202,22 @@ class GridEngine(Scheduler):
         except (CommandFailed, Unreachable):
             return False
         return True
+
+    def tend(self, entries: Collection[Entry]) -> None:
+        """See base: let submissions go again that could not be started, and say why they could not."""
+        for job_id in sorted({entry.job_id for entry in entries if _ERROR in entry.said}):
+            self._num_cleared[job_id] += 1
+            if self._num_cleared[job_id] <= self._most_cleared:
+                logging.warning("Job %s could not be started, tried again: %s", job_id, self._reason(job_id))
+                try:
+                    self._ask(["qmod", "-cj", job_id])
+                except CommandFailed as error:  # qmod's exit code is 1 also when it did it
+                    logging.debug("%s", error)
+            elif self._num_cleared[job_id] == self._most_cleared + 1:
+                reason = self._reason(job_id)
+                logging.error(
+                    "Job %s cannot be started: %s. Mend that, then qmod -cj %s", job_id, reason, job_id
+                )
 
     def nodes(self) -> list[str]:
         """See base."""
@@ -252,22 +272,10 @@ class GridEngine(Scheduler):
             raise EngineError(f"qsub printed {printed!r}, which is no job id.")
         return job_id
 
-    def _clear(self, job_ids: Collection[str]) -> None:
-        """Let submissions go again that could not be started, and say why they could not."""
-        most = _MOST_CLEARED if self._clears_errors else 0
-        for job_id in sorted(job_ids):
-            self._num_cleared[job_id] += 1
-            if self._num_cleared[job_id] <= most:
-                logging.warning("Job %s could not be started, tried again: %s", job_id, self._reason(job_id))
-                try:
-                    self._ask(["qmod", "-cj", job_id])
-                except CommandFailed as error:  # qmod's exit code is 1 also when it did it
-                    logging.debug("%s", error)
-            elif self._num_cleared[job_id] == most + 1:
-                reason = self._reason(job_id)
-                logging.error(
-                    "Job %s cannot be started: %s. Mend that, then qmod -cj %s", job_id, reason, job_id
-                )
+    def _phase(self, job_id: str, state: str) -> Phase:
+        if _ERROR in state:  # faulty once it was said why
+            return Phase.FAULTY if self._num_cleared[job_id] > self._most_cleared else Phase.QUEUED
+        return Phase.RUNNING if _RUNNING & set(state) else Phase.QUEUED
 
     def _reason(self, job_id: str) -> str:
         """Why a job could not be started."""
@@ -276,12 +284,6 @@ class GridEngine(Scheduler):
         except CommandFailed:  # it is gone meanwhile
             found = None
         return found[1] if found else "Grid Engine gives no reason"
-
-
-def _phase(state: str) -> Phase:
-    if "E" in state:
-        return Phase.STUCK
-    return Phase.RUNNING if _RUNNING & set(state) else Phase.QUEUED
 
 
 def _numbers(text: str) -> list[int]:

@@ -175,6 +175,14 @@ class QueueWatch:
                 )
             if not self._stopped.is_set():
                 self.look()
+                self._tend()
+
+    def _tend(self) -> None:
+        """In a manager only: others must not act on what they see."""
+        try:
+            self._scheduler.tend([entry for its in self.picture.by_task.values() for entry in its])
+        except (Unreachable, CommandFailed) as error:
+            logging.debug("%s", error)
 
     def _take_hints(self) -> None:
         while not self._stopped.wait(HINTS_EVERY_S):

@@ -25,8 +25,8 @@ class Phase(StrEnum):
     """How far an array element is, in words that are the same for all schedulers."""
 
     QUEUED = "queued"
-    STUCK = "stuck"
-    """In the queue, but it will not run before a person has done something."""
+    FAULTY = "faulty"
+    """In the queue, but it could not be started, and the scheduler does not try again."""
     RUNNING = "running"
     ENDED = "ended"
 
@@ -165,6 +165,15 @@ class Scheduler(ABC):
     @abstractmethod
     def is_there(self) -> bool:
         """Whether the scheduler answers at all; quick also where it does not."""
+
+    def tend(self, entries: Collection[Entry]) -> None:
+        """Do what a manager has to do about what is in the queue, after each look at it; here: nothing.
+
+        Raises:
+            Unreachable: it does not answer.
+            CommandFailed: it refuses.
+        """
+        return None
 
     def nodes(self) -> list[str]:
         """In a worker: names of the hosts that its job has; empty where the scheduler does not say."""
