@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         end_with_stdin=args.beside_manager,
     )
     try:
-        serve(Page(graph, look, control=args.control), address, control=args.control)
+        engine = cached_engine() if args.control else None
+        serve(Page(graph, look, engine=engine), address, control=args.control)
     finally:
         config_manager.cancel_all_reader()
     return 0

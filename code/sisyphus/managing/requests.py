@@ -1,17 +1,24 @@
-"""What a person asks of single jobs: hold, release, try again. A manager that runs sees it by itself."""
+"""What a person asks of single jobs: hold, release, stop, try again. A manager sees it by itself."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from sisyphus import global_settings as gs
 from sisyphus.atomic_files import remove_if_there
-from sisyphus.job_dir import HOLD, JobDir, task_entry
+from sisyphus.job_dir import HOLD, JobDir, read_save, task_entry
+from sisyphus.job_status import tasks_of
 from sisyphus.running import usage
 from sisyphus.running.leftovers import end_leftovers
 
+if TYPE_CHECKING:
+    from sisyphus.engines.base import EngineBase
+    from sisyphus.job import Job
+
+_ALIVE = (gs.STATE_QUEUE, gs.STATE_RUNNING)
 _MOST_LOGS = 1000
 
 
@@ -40,6 +47,33 @@ def release(folder: JobDir) -> bool:
     if not folder.names():  # it was made only to hold the job
         os.rmdir(folder.path)
     logging.info("Released: %s", folder.path)
+    return True
+
+
+def cancel(folder: JobDir, engine: EngineBase, job: Job | None = None) -> bool:
+    """Stop what is queued or running of a job, and hold it; where it can resume it goes on when released.
+
+    Args:
+        folder: of the job.
+        engine: that it runs on.
+        job: if it is known already; default: as saved in the folder.
+
+    Returns:
+        False if it is finished.
+
+    Raises:
+        EngineError: it does not end.
+    """
+    if not hold(folder):  # first, or a manager would start it again at once
+        return False
+    if not os.path.exists(folder.entry(gs.JOB_SAVE)):
+        logging.info("Nothing of it was started yet")
+        return True
+    for task in tasks_of(job or read_save(folder.path)):
+        alive = [task_id for task_id in task.task_ids() if engine.look(task, task_id) in _ALIVE]
+        if alive:
+            engine.cancel(task)
+            logging.info("Cancelled: task %s, ids %s", task.name(), ", ".join(map(str, alive)))
     return True
 
 

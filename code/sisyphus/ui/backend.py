@@ -41,6 +41,7 @@ class Backend:
 
     def __init__(self, graph: SISGraph, engine: EngineBase) -> None:
         self.graph = graph
+        self.engine = engine
         self._watch = Watch(graph, engine, waiting_configs=self._waiting_configs)
 
     def look(self) -> GraphFacts:
@@ -87,6 +88,14 @@ class Backend:
             requests.release(folder)
         else:
             requests.hold(folder)
+
+    def cancel(self, job: JobFacts) -> None:
+        """Stop what runs or is queued of a job, and hold it; takes seconds until it has ended.
+
+        Raises:
+            EngineError: it does not end.
+        """
+        requests.cancel(JobDir(job.folder), self.engine, self.graph.job_by_id(job.id))
 
     def retry(self, job: JobFacts, *, from_start: bool) -> bool:
         """Let a failed or interrupted job run again; False if there is nothing to try again."""
@@ -166,6 +175,15 @@ class ManagerBackend(Backend):
     def hold_or_release(self, job: JobFacts) -> None:
         """Keep a job from being started, or let it start again."""
         super().hold_or_release(job)
+        self._wish(lambda: None)
+
+    def cancel(self, job: JobFacts) -> None:
+        """Stop what runs or is queued of a job, and hold it; takes seconds until it has ended.
+
+        Raises:
+            EngineError: it does not end.
+        """
+        super().cancel(job)
         self._wish(lambda: None)
 
     def retry(self, job: JobFacts, *, from_start: bool) -> bool:

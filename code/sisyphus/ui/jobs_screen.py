@@ -30,6 +30,7 @@ from textual.widgets import (
 from textual.worker import get_current_worker
 
 from sisyphus import global_settings as gs
+from sisyphus.errors import SisyphusError
 from sisyphus.terminal import overview
 from sisyphus.ui.backend import Backend, ManagerBackend
 from sisyphus.ui.block_tree import BlockTree
@@ -56,6 +57,7 @@ b         blocks instead of the table, and back
 t         registered outputs: tables, texts, folders
 d l w m   details, log, arguments and why, messages
 o         hold the job: it is not started until released; o again
+x         stop what runs or is queued of the job, and hold it
 r         retry: the failed or interrupted job goes on
 R         retry from the start: its folder is moved aside
 q, esc    back; quit
@@ -114,6 +116,7 @@ class JobsScreen(Screen[None]):
         Binding("m", "pane('messages')", "messages", show=False),
         Binding("enter", "read", show=False),
         Binding("o", "hold", "hold"),
+        Binding("x", "cancel", "stop", show=False),
         Binding("r", "retry(False)", "retry"),
         Binding("R", "retry(True)", "anew", show=False),
         Binding("p", "pause", "pause"),
@@ -356,6 +359,26 @@ class JobsScreen(Screen[None]):
     def action_hold(self) -> None:
         """Hold or release the chosen job."""
         self._act(self.backend.hold_or_release)
+
+    def action_cancel(self) -> None:
+        """Stop the chosen job, after a question."""
+        job = self.chosen
+        if job is None:
+            return
+        self.app.push_screen(
+            Question(
+                f"{job.name}:\nstop what runs or is queued of it, and hold it? y: yes, any other key: no"
+            ),
+            lambda yes: self._cancel(job) if yes else None,
+        )
+
+    @work(thread=True)
+    def _cancel(self, job: JobFacts) -> None:
+        try:
+            self.backend.cancel(job)
+        except (SisyphusError, OSError) as error:
+            logging.error("That did not work: %s", error)
+        self._look_now.set()
 
     def action_retry(self, from_start: bool) -> None:
         """Let the chosen job run again."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
 
 from sisyphus.view.facts import BLOCK_SEPARATOR, GraphFacts, JobFacts
 
 _SWEEPS = 8
+_FARTHEST = 3.0
+"""Widths of a box between two of a layer with few of them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Box:
     layer: int = 0
     position: float = 0.0
     """Centre, from 0 on, in widths of a box."""
+    room: float = 1.0
+    """Distance to its neighbours in the layer, in widths of a box."""
 
 
 def boxes_of_jobs(facts: GraphFacts) -> list[Box]:
@@ -148,11 +152,14 @@ def arrange(boxes: Iterable[Box]) -> list[Box]:
         for row in reversed(rows) if sweep % 2 else rows:
             _sort_row(row, neighbours, position)
     widest = max(map(len, rows), default=0)
+    room = {}
     for row in rows:
+        apart = min(widest / max(1, len(row)), _FARTHEST)
         for index, key in enumerate(row):
-            position[key] = index + (widest - len(row)) / 2
+            room[key] = apart
+            position[key] = (widest - 1) / 2 + apart * (index - (len(row) - 1) / 2)
     return [
-        Box(box.key, box.label, box.states, box.inputs, layer[box.key], position[box.key]) for box in boxes
+        replace(box, layer=layer[box.key], position=position[box.key], room=room[box.key]) for box in boxes
     ]
 
 

@@ -22,6 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from sisyphus import global_settings as gs
+from sisyphus.engines.base import EngineBase
 from sisyphus.errors import OptionError, SisyphusError
 from sisyphus.explaining.why import Asked, explain, lines_of
 from sisyphus.graph import SISGraph
@@ -50,10 +51,11 @@ _HEARTBEAT_S = 15.0
 
 _STATIC = Path(__file__).with_name("static")
 
-_ACTIONS: dict[str, Callable[[JobDir], bool]] = {
-    "hold": requests_of_people.hold,
-    "release": requests_of_people.release,
-    "retry": requests_of_people.retry,
+_ACTIONS: dict[str, Callable[[JobDir, EngineBase, Job], bool]] = {
+    "hold": lambda folder, engine, job: requests_of_people.hold(folder),
+    "release": lambda folder, engine, job: requests_of_people.release(folder),
+    "cancel": requests_of_people.cancel,
+    "retry": lambda folder, engine, job: requests_of_people.retry(folder),
 }
 
 Answer = Callable[[Request], Any]
@@ -79,12 +81,14 @@ class Page:
     Args:
         graph: its jobs and targets.
         look: looks at it.
-        control: whether jobs may be held, released and tried again.
+        engine: that jobs run on, to stop them; with it they may also be held, released and tried again.
     """
 
-    def __init__(self, graph: SISGraph, look: Callable[[], GraphFacts], *, control: bool = False) -> None:
+    def __init__(
+        self, graph: SISGraph, look: Callable[[], GraphFacts], *, engine: EngineBase | None = None
+    ) -> None:
         self._graph = graph
-        self._control = control
+        self._engine = engine
         self._job_by_id: dict[str, Job] = {}
         self._used: dict[str, UsageFacts | None] = {}
         self._lock = threading.Lock()  # looking and explaining go through the same jobs
@@ -167,7 +171,7 @@ class Page:
         return {
             **_news(snapshot),
             "project": os.path.basename(gs.BASE_DIR) or gs.BASE_DIR,
-            "control": self._control,
+            "control": self._engine is not None,
             "choices": snapshot.choices,
             "states": [str(state) for state in overview.ORDER],
             "failed": [str(state) for state in overview.FAILED],
@@ -215,6 +219,7 @@ class Page:
                     "note": _note(snapshot.jobs[box.key]) if box.key in snapshot.jobs else "",
                     "x": box.position,
                     "y": box.layer,
+                    "room": box.room,
                 }
                 for box in arranged
             ],
@@ -315,8 +320,8 @@ class Page:
         return FileResponse(path, media_type=media_type, headers=headers)
 
     async def _act(self, request: Request) -> Response:
-        """Hold, release, try again."""
-        if not self._control:
+        """Hold, release, stop, try again."""
+        if self._engine is None:
             raise HTTPException(403, "this page only shows: start it with --control to act")
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise HTTPException(415, "JSON is expected")
@@ -333,7 +338,7 @@ class Page:
             raise HTTPException(
                 400, f"an action ({', '.join(_ACTIONS)}) and a job of the graph are expected"
             ) from error
-        if not await run_in_threadpool(act, JobDir(job.folder)):
+        if not await run_in_threadpool(act, JobDir(job.folder), self._engine, self._job_of(job.id)):
             raise HTTPException(409, f"{action}: there is nothing to do for {job.name}, it is {job.state}")
         self._watcher.look_soon()
         return JSONResponse({"done": True})

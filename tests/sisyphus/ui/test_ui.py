@@ -516,6 +516,36 @@ def test_registered_outputs(workplace):
     drive(Backend(graph, Instant()), steps)
 
 
+def test_a_job_is_stopped_after_a_question(workplace):
+    job = add("runs")
+    job._sis_setup_directory()
+    engine = Cancelling()
+
+    async def steps(screen, press, until):
+        await until(lambda: screen.chosen is not None and screen.chosen.state == "running")
+        await press("x", "n")
+        assert engine.cancelled == []
+        await press("x", "y")
+        await until(lambda: screen.chosen.state == "hold")
+        assert engine.cancelled == [job]
+
+    drive(Backend(graph, engine), steps)
+
+
+class Cancelling(Instant):
+    """Everything runs until it is cancelled."""
+
+    def __init__(self):
+        super().__init__()
+        self.cancelled = []
+
+    def look(self, task, task_id):
+        return "unknown" if task.job in self.cancelled else "running"
+
+    def cancel(self, task):
+        self.cancelled.append(task.job)
+
+
 CROP = Region(0, 0, 100, 20)
 
 

@@ -144,6 +144,22 @@ def test_layers_and_positions(workplace):
     assert by_layer[0] == by_layer[2] == [sum(by_layer[1]) / 2]
 
 
+def test_few_boxes_of_a_layer_stand_apart():
+    def box(key, *inputs):
+        return layout.Box(key, (key,), {"waiting": 1}, inputs)
+
+    few, many = [f"a {number}" for number in range(3)], [f"b {number}" for number in range(12)]
+    boxes = [
+        *map(box, few),
+        *(box(key, few[number // 4]) for number, key in enumerate(many)),
+        box("c", *many),
+    ]
+    places = {box.key: (box.layer, box.position, box.room) for box in layout.arrange(boxes)}
+    assert [places[key] for key in few] == [(0, 2.5, 3.0), (0, 5.5, 3.0), (0, 8.5, 3.0)]
+    assert [places[key] for key in many] == [(1, float(number), 1.0) for number in range(12)]
+    assert places["c"] == (2, 5.5, 3.0)
+
+
 def test_lines_do_not_cross_if_they_need_not(workplace):
     ends = [Step(f"end{i}", Step(f"begin{i}").out) for i in range(6)]
     facts = look(graph_of(**{f"t{5 - i}": end.out for i, end in enumerate(ends)}), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sisyphus import Job, Task
 from sisyphus.block import Block
+from sisyphus.engines.base import EngineBase
 from sisyphus.graph import SISGraph
 from sisyphus.outputs.targets import OutputPath
 from sisyphus.view.facts import look
@@ -23,11 +24,26 @@ class Train(Job):
         pass
 
 
+class Cancelling(EngineBase):
+    """Everything runs until it is cancelled."""
+
+    def __init__(self):
+        super().__init__()
+        self.cancelled = []
+
+    def look(self, task, task_id):
+        return "unknown" if task.job in self.cancelled else "running"
+
+    def cancel(self, task):
+        self.cancelled.append(task.job)
+
+
 class Site:
     """Two trainings, the first of which is set up; and its page."""
 
     def __init__(self, folder):
         self.folder = folder
+        self.engine = Cancelling()
         self.first = Train("first")
         self.first.add_alias("exp/<b>first</b>")
         self.second = Train("second", self.first.out)
@@ -43,7 +59,8 @@ class Site:
         from sisyphus.web.app import Page
         from starlette.testclient import TestClient
 
-        page = Page(self.graph, lambda: look(self.graph, None), control=control)
+        engine = self.engine if control else None
+        page = Page(self.graph, lambda: look(self.graph, None), engine=engine)
         app = page.application(Access(token=token))
         return TestClient(app, base_url="http://localhost:8675", follow_redirects=False)
 

@@ -111,13 +111,25 @@ def test_hold_release_retry(site):
     assert "error.run.1" not in site.first._sis_dir.names()
 
 
+def test_a_job_is_stopped_and_held(site):
+    client = site.client(control=True)
+    assert act(client, "cancel", site.first._sis_id()).json() == {"done": True}
+    assert site.engine.cancelled == [site.first]
+    assert site.first._sis_dir.is_on_hold()
+    assert act(client, "cancel", site.second._sis_id()).json() == {"done": True}  # was not started yet
+    assert site.engine.cancelled == [site.first]
+    site.first._sis_dir.mark_finished()
+    answer = act(client, "cancel", site.first._sis_id())
+    assert (answer.status_code, site.engine.cancelled) == (409, [site.first])
+
+
 @pytest.mark.parametrize(
     ("action", "job_id"), [("delete", None), ("hold", "../../etc"), ("hold", ["a"]), (["hold"], None)]
 )
 def test_what_is_no_action_on_a_job_is_refused(site, action, job_id):
     answer = act(site.client(control=True), action, job_id or site.first._sis_id())
     assert answer.status_code == 400
-    assert "hold, release, retry" in answer.json()["error"]
+    assert "hold, release, cancel, retry" in answer.json()["error"]
 
 
 def test_only_short_json_is_read(site):

@@ -290,6 +290,23 @@ def test_a_job_is_watched_while_it_runs(project, page, wait_for):
         manager.communicate(timeout=60)
 
 
+def test_a_drawing_that_is_refused_leaves_the_one_before(project, browser):
+    project.config('tk.register_output("one", Step("b", Step("a").out).out)')
+    with running(project, "web", "--port", "0", "config/exp.py") as (_, address):
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#drawing[data-boxes='2']")
+        refusal = {"error": "<b>too many</b>"}
+        page.route("**/api/graph?group=class*", lambda route: route.fulfill(status=400, json=refusal))
+        page.select_option("#group", "class")
+        page.wait_for_selector("#drawing-error:has-text('<b>too many</b>')")
+        assert page.input_value("#group") == ""
+        assert page.get_attribute("#drawing", "data-boxes") == "2"
+        page.select_option("#group", "block")
+        page.wait_for_selector("#drawing[data-boxes='1']")
+        page.wait_for_selector("#drawing-error", state="hidden")
+
+
 def test_jobs_are_held_and_released_by_hand(project, page):
     project.config('tk.register_output("one", Step("a").out)')
     with running(project, "web", "--port", "0", "--control", "config/exp.py") as (_, address):
@@ -303,6 +320,9 @@ def test_jobs_are_held_and_released_by_hand(project, page):
         assert (project.job_dir("Step") / "hold").exists()
         page.click("button[data-action='release']")
         page.wait_for_selector("#job-head .state:has-text('runnable')")
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.click("button[data-action='cancel']")
+        page.wait_for_selector("#job-head .state:has-text('hold')")
 
 
 def test_the_manager_serves_the_page_while_it_works(project):

@@ -1,6 +1,6 @@
 // The graph from left to right: boxes and lines with places from the server, drawn by Plotly, which zooms and moves.
 
-import { $, ask, colourOf, go, latest, notice, place, shared, styleOf } from "./dom.js";
+import { $, ask, colourOf, go, latest, place, shared, styleOf } from "./dom.js";
 
 const LETTER = 6.2; // pixels
 const LINE = 13;
@@ -9,23 +9,17 @@ const BENDS = Array.from({ length: 17 }, (_, index) => index / 16);
 const NODES = 2; // which trace they are
 const BAR = 44; // pixels: a box of several jobs is a bar of their states
 const MOST_BARS = 300; // more boxes are squares in the colour of their worst state
-const opened = new Set();
+let opened = []; // keys of boxes
 let group = null;
+let accepted = null; // group and opened of what is drawn
 let drawn = null;
 let drawnAs = "";
 let drawnKind = "";
 let revision = 0;
 
 export function start() {
-  $("group").addEventListener("change", () => {
-    group = $("group").value;
-    opened.clear();
-    update();
-  });
-  $("collapse").addEventListener("click", () => {
-    opened.clear();
-    update();
-  });
+  $("group").addEventListener("change", () => choose($("group").value, []));
+  $("collapse").addEventListener("click", () => choose(group, []));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     drawnAs = "";
     update();
@@ -43,24 +37,29 @@ export function show() {
   update();
 }
 
+function choose(newGroup, newOpened) {
+  group = newGroup;
+  opened = newOpened;
+  $("drawing-error").hidden = true;
+  update();
+}
+
 const update = latest(async (isLast) => {
   let answer;
   try {
-    answer = await ask("graph", { group, open: [...opened] });
+    answer = await ask("graph", { group, open: opened });
   } catch (error) {
     if (!isLast()) return;
-    if (!opened.size) $("drawing-error").textContent = error.message;
-    else {
-      opened.delete([...opened].pop());
-      notice(error.message);
-    }
-    $("drawing-error").hidden = opened.size > 0 || drawn !== null;
+    $("drawing-error").textContent = error.message;
+    $("drawing-error").hidden = false;
+    if (accepted) ({ group, opened } = accepted); // what is refused leaves all as it was
+    $("group").value = group;
     return;
   }
   if (!isLast()) return;
-  $("drawing-error").hidden = true;
+  accepted = { group, opened };
   $("collapse").hidden = !group;
-  $("collapse").disabled = !opened.size;
+  $("collapse").disabled = !opened.length;
   draw(answer);
 }, 30);
 
@@ -82,23 +81,45 @@ function fitting(text, width, isName) {
   return isName ? `…${text.slice(1 - most)}` : `${text.slice(0, most - 1)}…`;
 }
 
-// Labels as long and as high as there is room between two boxes at the present zoom.
-function labels(boxes, { x, y }) {
+// How boxes look at a zoom, given as the ranges of both axes: with labels as long and as high as there is room.
+function looks(boxes, { x, y }) {
   const width = $("drawing").clientWidth / Math.max(0.5, x[1] - x[0]) - (boxes.some((box) => !box.job) ? 50 : 34);
-  const lines = Math.floor($("drawing").clientHeight / Math.max(0.5, y[0] - y[1]) / LINE);
-  if (width < 5 * LETTER || !lines) return boxes.map(() => "");
-  return boxes.map((box) => {
-    const [first, second] = box.job ? box.label : [last(box.label[0]), `${box.label[1]}: ${statesText(box)}`];
-    const above = `<b>${plain(fitting(first, width / 1.1, false))}</b>`;
-    const below = plain(fitting(second, width, box.job));
-    if (lines > 1) return `${above}<br>${below}`;
-    return box.job ? below : above;
+  const height = $("drawing").clientHeight / Math.max(0.5, y[0] - y[1]);
+  const asBars = boxes.filter((box) => !box.job).length <= MOST_BARS;
+  const high = (box) => Math.min(14, Math.max(4, 0.7 * height * box.room));
+  return {
+    text: boxes.map((box) => (width < 5 * LETTER ? "" : label(box, width, Math.floor((height * box.room) / LINE)))),
+    size: boxes.map((box) => (asBars && !box.job ? BAR : high(box))),
+    shapes: asBars ? boxes.filter((box) => !box.job).flatMap((box) => bar(box, high(box) / 2)) : [],
+    asBars,
+  };
+}
+
+function label(box, width, lines) {
+  if (!lines) return "";
+  const [first, second] = box.job ? box.label : [last(box.label[0]), `${box.label[1]}: ${statesText(box)}`];
+  const above = fitting(first, width / 1.1, false);
+  if (lines > 1) return `<b>${plain(above)}</b><br>${plain(fitting(second, width, box.job))}`;
+  const rest = width - 1.1 * LETTER * (above.length + 1);
+  if (rest > 8 * LETTER) return `<b>${plain(above)}</b> ${plain(fitting(second, rest, box.job))}`;
+  return box.job ? plain(fitting(second, width, true)) : `<b>${plain(above)}</b>`;
+}
+
+// A box of several jobs: how many are in which state.
+function bar(box, half) {
+  let end = -BAR / 2;
+  return sorted(box.states).map(([state, number]) => {
+    const begin = end;
+    end += (BAR * number) / size(box);
+    const there = { xanchor: box.y, yanchor: box.x, x0: begin, x1: end, y0: -half, y1: half };
+    return { type: "rect", xsizemode: "pixel", ysizemode: "pixel", ...there, fillcolor: colourOf(state), line: { width: 0 } };
   });
 }
 
 function relabel() {
   const { xaxis, yaxis } = $("drawing").layout;
-  return Plotly.restyle($("drawing"), { text: [labels(drawn, { x: xaxis.range, y: yaxis.range })] }, [NODES]);
+  const { text, size, shapes } = looks(drawn, { x: xaxis.range, y: yaxis.range });
+  return Plotly.update($("drawing"), { text: [text], "marker.size": [size] }, { shapes }, [NODES]);
 }
 
 // Lines leave and arrive level.
@@ -117,23 +138,11 @@ function curves(boxes, lines) {
   return { x, y, mode: "lines", type: "scatter", hoverinfo: "skip" };
 }
 
-function bars(boxes) {
-  return boxes.flatMap((box) => {
-    let end = -BAR / 2;
-    return sorted(box.states).map(([state, number]) => {
-      const begin = end;
-      end += (BAR * number) / size(box);
-      const there = { xanchor: box.y, yanchor: box.x, x0: begin, x1: end, y0: -7, y1: 7 };
-      return { type: "rect", xsizemode: "pixel", ysizemode: "pixel", ...there, fillcolor: colourOf(state), line: { width: 0 } };
-    });
-  });
-}
-
 function draw({ boxes, lines }) {
   const chosen = place().chosen.get("job");
   const as = JSON.stringify([group, chosen, boxes, lines]);
   if (as === drawnAs) return;
-  const kind = `${group} ${[...opened]} ${boxes.length}`;
+  const kind = `${group} ${opened} ${boxes.length}`;
   const fresh = kind !== drawnKind || !drawnAs;
   const widest = Math.max(0, ...boxes.map((box) => box.x));
   const deepest = Math.max(0, ...boxes.map((box) => box.y));
@@ -141,9 +150,8 @@ function draw({ boxes, lines }) {
   if (fresh) revision += 1;
   const { xaxis, yaxis } = fresh ? {} : $("drawing").layout;
   const text = styleOf("--text");
-  const groups = boxes.filter((box) => !box.job);
-  const asBars = groups.length <= MOST_BARS;
-  const isBar = (box) => asBars && !box.job;
+  const look = looks(boxes, fresh ? whole : { x: xaxis.range, y: yaxis.range });
+  const isBar = (box) => look.asBars && !box.job;
   const isChosen = (box) => box.key === chosen;
   const near = lines.filter(([from, to]) => isChosen(boxes[from]) || isChosen(boxes[to]));
   const nodes = {
@@ -151,7 +159,7 @@ function draw({ boxes, lines }) {
     y: boxes.map((box) => box.x),
     type: "scatter",
     mode: "markers+text",
-    text: labels(boxes, fresh ? whole : { x: xaxis.range, y: yaxis.range }),
+    text: look.text,
     textposition: "middle right",
     textfont: { size: 10.5, color: text },
     hovertext: boxes.map((box) => [...box.label, statesText(box), ...(box.note ? [fitting(box.note, 600, false)] : [])].map(plain).join("<br>")),
@@ -162,7 +170,7 @@ function draw({ boxes, lines }) {
       opacity: 1,
       color: boxes.map((box) => (isBar(box) ? "rgba(0,0,0,0)" : colourOf(sorted(box.states)[0][0]))),
       symbol: boxes.map((box) => (box.job ? "circle" : "square")),
-      size: boxes.map((box) => (isBar(box) ? BAR : 13)),
+      size: look.size,
       line: { color: boxes.map((box) => (isChosen(box) ? text : styleOf("--page"))), width: boxes.map((box) => (isBar(box) ? 0 : isChosen(box) ? 3 : 1)) },
     },
   };
@@ -171,7 +179,7 @@ function draw({ boxes, lines }) {
     xaxis: { ...axis, range: whole.x },
     yaxis: { ...axis, range: whole.y },
     uirevision: revision, // while it stays, Plotly keeps what a person zoomed and moved
-    shapes: asBars ? bars(groups) : [],
+    shapes: look.shapes,
     margin: { l: 4, r: 4, t: 4, b: 4 },
     showlegend: false,
     dragmode: "pan",
@@ -196,10 +204,7 @@ function watch() {
     const box = points[0].curveNumber === NODES && drawn[points[0].pointNumber];
     if (!box) return;
     if (box.job) go("graph", { job: box.key });
-    else {
-      opened.add(box.key);
-      update();
-    }
+    else choose(group, [...opened, box.key]);
   });
   drawing.on("plotly_relayout", (change) => {
     if ("xaxis.range[0]" in change) relabel();

@@ -41,12 +41,13 @@ function showHead(job) {
   if (why) parts.push(make("div", { class: "failure-box error" }, why));
   if (shared.overview.control) {
     const button = (action) => make("button", { "data-action": action, onclick: () => doIt(action, job.id) }, action);
-    parts.push(make("p", { class: "bar" }, button(job.state === "hold" ? "release" : "hold"), button("retry")));
+    parts.push(make("p", { class: "bar" }, button(job.state === "hold" ? "release" : "hold"), button("cancel"), button("retry")));
   }
   $("job-head").replaceChildren(...parts);
 }
 
 async function doIt(action, id) {
+  if (action === "cancel" && !confirm(`Stop what runs or is queued of ${id}, and hold it?`)) return;
   try {
     await act(action, id);
     notice("");
