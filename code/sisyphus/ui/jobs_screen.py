@@ -365,12 +365,13 @@ class JobsScreen(Screen[None]):
         job = self.chosen
         if job is None:
             return
-        self.app.push_screen(
-            Question(
-                f"{job.name}:\nstop what runs or is queued of it, and hold it? y: yes, any other key: no"
-            ),
-            lambda yes: self._cancel(job) if yes else None,
-        )
+
+        def take(yes: bool | None) -> None:
+            if yes:
+                self._cancel(job)
+
+        text = f"{overview.showable(job.name)}:\nstop what runs or is queued of it, and hold it? y: yes"
+        self.app.push_screen(Question(text), take)
 
     @work(thread=True)
     def _cancel(self, job: JobFacts) -> None:
