@@ -70,8 +70,13 @@ class JobTable(ScrollView, can_focus=True):
         """The job below the cursor."""
         return self.jobs[self._cursor] if self.jobs else None
 
-    def show(self, jobs: list[JobFacts]) -> None:
-        """List these jobs."""
+    def show(self, jobs: list[JobFacts], *, follow: bool = False) -> None:
+        """List these jobs.
+
+        Args:
+            jobs: the rows.
+            follow: scroll to the cursor, wherever its job is now.
+        """
         before = self.chosen
         self.jobs = jobs
         if before is not None:
@@ -81,6 +86,8 @@ class JobTable(ScrollView, can_focus=True):
         self._class_width = min(_WIDEST_CLASS, max((len(job.class_name) for job in jobs), default=5))
         self.virtual_size = Size(0, len(jobs) + 1)
         self.refresh()
+        if follow:
+            self._scroll_to_cursor()
         if (before and before.id) != (self.chosen and self.chosen.id):
             self.post_message(self.Chosen(self.chosen))
 
@@ -89,10 +96,13 @@ class JobTable(ScrollView, can_focus=True):
         before = self._cursor
         self._cursor = max(0, min(place, len(self.jobs) - 1))
         if self._cursor != before:
-            row = Region(0, self._cursor, 1, 2)  # one line more: the head covers the first
-            self.scroll_to_region(row, animate=False, force=True)
+            self._scroll_to_cursor()
             self.refresh()
             self.post_message(self.Chosen(self.chosen))
+
+    def _scroll_to_cursor(self) -> None:
+        row = Region(0, self._cursor, 1, 2)  # one line more: the head covers the first
+        self.scroll_to_region(row, animate=False, force=True)
 
     def action_move(self, rows: int) -> None:
         """Move the cursor."""

@@ -202,14 +202,14 @@ class JobsScreen(Screen[None]):
         self._list()
         self._show_chosen()
 
-    def _list(self) -> None:
-        """Bring the list that is visible up to date."""
+    def _list(self, *, follow: bool = False) -> None:
+        """Bring the list that is visible up to date; ``follow``: scroll to the cursor."""
         if self.facts is None:
             return
         if self._in_tree:
             self.query_one(BlockTree).show(self.facts.jobs)
         else:
-            self.query_one(JobTable).show(self._filter.jobs(self.facts.jobs))
+            self.query_one(JobTable).show(self._filter.jobs(self.facts.jobs), follow=follow)
 
     def _say_status(self, error: str = "") -> None:
         facts = self.facts
@@ -317,7 +317,7 @@ class JobsScreen(Screen[None]):
     @on(Input.Changed, "#search")
     def _search(self, event: Input.Changed) -> None:
         self._filter = replace(self._filter, text=event.value)
-        self._list()
+        self._list(follow=True)
 
     @on(Input.Submitted, "#search")
     def _search_is_over(self) -> None:
@@ -326,7 +326,7 @@ class JobsScreen(Screen[None]):
     @on(Tabs.TabActivated, "#groups")
     def _group(self, event: Tabs.TabActivated) -> None:
         self._filter = replace(self._filter, group=str(event.tab.id))
-        self._list()
+        self._list(follow=True)
 
     def action_next_group(self) -> None:
         """Show the next group of states."""

@@ -516,6 +516,22 @@ def test_registered_outputs(workplace):
     drive(Backend(graph, Instant()), steps)
 
 
+def test_after_a_search_the_chosen_job_is_in_sight(workplace):
+    for number in range(100):
+        add(f"job/{number:03}")
+
+    async def steps(screen, press, until):
+        table = screen.query_one("#table")
+        last = listed(screen)[-1]
+        await press("slash", *last.removeprefix("job/"), "enter")
+        assert listed(screen) == [last]
+        await press("escape")
+        assert screen.chosen.aliases == [last]
+        await until(lambda: any(last in table.render_line(y).text for y in range(1, table.size.height)))
+
+    drive(Backend(graph, Instant()), steps)
+
+
 def test_a_job_is_stopped_after_a_question(workplace):
     job = add("runs")
     job._sis_setup_directory()
