@@ -5,6 +5,7 @@ Shapes: B examples, R positions of each, o rows and i columns of a matrix.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -183,7 +184,11 @@ class Replayed(PerExample):
             for value, flag in zip(call.inputs, call.by_example, strict=True)
         ]
         in_dims = (0, *(0 if flag else None for flag in call.by_example))
-        gradients: Tensor = torch.vmap(gradient, in_dims)(call.split(self.output_gradient)[examples], *inputs)
+        with warnings.catch_warnings():  # the record says what has no rule; torch would say it at every call
+            warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet")
+            gradients: Tensor = torch.vmap(gradient, in_dims)(
+                call.split(self.output_gradient)[examples], *inputs
+            )
         return gradients.clone()  # what is only added to the output has the output's gradient itself
 
 

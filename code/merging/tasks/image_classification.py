@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merging import models
-from merging.errors import DataError
+from merging.errors import DataError, OptionError
 from merging.tasks import _classes
 from merging.tasks._classes import label_names, predictions, scores
 
@@ -56,12 +56,22 @@ def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:
 
 
 def load_processor(*, model: str | None, architecture: Mapping[str, Any] | None = None) -> Any:
-    """Return the image processor of ``model``, or one that makes images of the architecture's size."""
+    """Return the image processor of ``model``, or one that makes images of the architecture's size.
+
+    Raises:
+        OptionError: the architecture has no size: it takes any.
+    """
     if model is not None:
         return models.load_processor("AutoImageProcessor", model, backend="pil")
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     config = models.config_for(architecture or {})
+    for key in ("image_size", "num_channels"):
+        if not hasattr(config, key):
+            raise OptionError(
+                f"architecture: {config.model_type!r} has no {key}, so images cannot be made to fit. "
+                "Give model=<folder or Hub id> with an image processor instead."
+            )
     channels = config.num_channels
     return ViTImageProcessorPil(
         size={"height": config.image_size, "width": config.image_size},

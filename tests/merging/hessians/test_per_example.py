@@ -209,6 +209,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         feedforward_modules=["output.dense"],
     ),
     "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL_VIT)),
+    "beit": lambda: transformers.BeitForImageClassification(transformers.BeitConfig(**SMALL_VIT)),
     "clip": Images,
     "convolutions": Convolutions,
     "shared": Shared,
@@ -237,6 +238,11 @@ LOOPED = {
 VMAPPED = {
     "opt": {"model.decoder.embed_positions.weight"},  # a subclass of Embedding with a forward of its own
     "vit": {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"},
+    "beit": {  # scales of layers: all of a layer is repeated, attention included
+        "beit.embeddings.cls_token",
+        "beit.layers.0.lambda_1",
+        "beit.layers.0.lambda_2",
+    },
     "clip": {"model.vision_model.embeddings.class_embedding"},
     "convolutions": {
         f"layers.{layer}.{parameter}" for layer in (1, 4, 5) for parameter in ("weight", "bias")
@@ -258,7 +264,7 @@ def make_model(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
 
 def make_batch(name: str, *, padded: bool = True) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    if name in ("vit", "clip", "convolutions"):
+    if name in ("vit", "beit", "clip", "convolutions"):
         return {"pixel_values": torch.randn(NUM_EXAMPLES, 1, 8, 8, generator=generator).double()}
     ids = torch.randint(2, 15, (NUM_EXAMPLES, 6), generator=generator)
     mask = torch.ones_like(ids)

@@ -113,6 +113,11 @@ def test_images_agree_with_their_processor(vit_architecture: dict[str, Any]) -> 
     assert batch["labels"].tolist() == [0, 1, 1]
 
 
+def test_an_architecture_for_images_of_any_size_is_refused() -> None:
+    with pytest.raises(OptionError, match="'resnet' has no image_size"):
+        tasks.load(IMAGE).load_processor(model=None, architecture={"model_type": "resnet"})
+
+
 def test_colour_images_are_resized_to_the_architecture(vit_architecture: dict[str, Any]) -> None:
     task = tasks.load(IMAGE)
     processor = task.load_processor(model=None, architecture={**vit_architecture, "num_channels": 3})
