@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from merging.hessians._per_example import Batch, Cotangents, Scores, check_scores, frozen
+
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
@@ -83,15 +85,32 @@ def run(network: nn.Module, scores: Scores, batch: Batch, groups: Iterable[Group
             values = scores(network, batch)
         check_scores(values)
         roots = [root for watcher in watchers.values() for root in watcher.roots]
-        for group in groups:
-            kept = []
-            for cotangent in group.cotangents(values.detach()):
-                if any(member.needs_cotangents for member in group.members):
-                    kept.append(cotangent)
-                if values.requires_grad:
-                    with ExitStack() as receiving:
-                        for member in group.members:
-                            receiving.enter_context(member.receiving(watchers[id(member)]))
-                        torch.autograd.grad(values, roots, cotangent, retain_graph=True, allow_unused=True)
+        kept: dict[int, list[Tensor]] = {number: [] for number in range(len(groups))}
+        passes = (
+            (number, cotangent)
+            for number, group in enumerate(groups)
+            for cotangent in group.cotangents(values.detach())
+        )
+        for (number, cotangent), is_last in _marked(passes):
+            taking = groups[number].members
+            if any(member.needs_cotangents for member in taking):
+                kept[number].append(cotangent)
+            if values.requires_grad:
+                with ExitStack() as receiving:
+                    for member in taking:
+                        receiving.enter_context(member.receiving(watchers[id(member)]))
+                    # the last pass frees the graph as it goes
+                    torch.autograd.grad(values, roots, cotangent, retain_graph=not is_last, allow_unused=True)
+        for number, group in enumerate(groups):
             for member in group.members:
-                member.finish(batch, watchers[id(member)], kept)
+                member.finish(batch, watchers[id(member)], kept[number])
+
+
+def _marked(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """Each item, and whether it is the last; holds two at a time."""
+    rest = iter(items)
+    for item in rest:
+        for following in rest:
+            yield item, False
+            item = following
+        yield item, True

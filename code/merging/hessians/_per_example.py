@@ -163,8 +163,8 @@ class SquaredGradients:
         self._looped |= recording.unreachable
         check_scores(scores)
         given = list(cotangents(scores.detach()))
-        for cotangent in given:
-            recording.backward(scores, cotangent, partial(self._square, sums))
+        for left, cotangent in enumerate(given, 1 - len(given)):
+            recording.backward(scores, cotangent, partial(self._square, sums), is_last=not left)
         self._add_by_loop(self._looped, batch, given, sums)
 
     def _check_reachable(self, recording: Recording) -> None:

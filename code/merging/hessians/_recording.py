@@ -72,15 +72,17 @@ class Recording:
     ) -> None:
         self._watching.close()
 
-    def backward(self, scores: Tensor, cotangent: Tensor, receive: Callable[[str, PerExample], None]) -> None:
+    def backward(
+        self, scores: Tensor, cotangent: Tensor, receive: Callable[[str, PerExample], None], *, is_last: bool
+    ) -> None:
         """Differentiate <cotangent, scores>; each parameter that is on the way is received once.
 
-        May be called again with another cotangent.
+        May be called again with another cotangent, but for the last one, which frees the graph as it goes.
         """
         if not scores.requires_grad:
             return
         with self.receiving(receive):
-            torch.autograd.grad(scores, self.roots, cotangent, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(scores, self.roots, cotangent, retain_graph=not is_last, allow_unused=True)
 
     @contextmanager
     def receiving(self, receive: Callable[[str, PerExample], None]) -> Iterator[None]:
