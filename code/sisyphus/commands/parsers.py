@@ -78,7 +78,7 @@ def _looking(add: Add) -> None:
     parser = add("web", "web.run", "show graph, jobs, logs and outputs in a browser")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: this machine only")
     parser.add_argument("--port", type=int, default=8675, metavar="N", help="default: 8675; 0: any free one")
-    parser.add_argument("--control", action="store_true", help="let jobs be held, released, stopped and tried again")
+    parser.add_argument("--control", action="store_true", help="jobs can be held, released, stopped, retried")
     parser.add_argument("--token", action="store_true", help="ask for a token also on this machine")
     parser.add_argument(
         "--name",
