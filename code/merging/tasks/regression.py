@@ -7,12 +7,13 @@ tasks that are merged have others, for curvature grows with the square of the sc
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merging import models
-from merging.errors import DataError
+from merging.errors import CheckpointError, DataError
 from merging.tasks import sequence_classification
 from merging.tasks._classes import LABEL, check_columns, scores
 from merging.tasks._texts import check_strings, load_tokenizer
@@ -20,6 +21,7 @@ from merging.tasks._texts import check_strings, load_tokenizer
 if TYPE_CHECKING:
     import datasets
     import numpy as np
+    import transformers
     from torch import Tensor
 
 __all__ = [
@@ -44,8 +46,25 @@ _NAMES = ("value",)
 """The name of the one score: what a head of this task type has in place of names of classes."""
 
 build_model = partial(models.build_classifier, _AUTO_CLASS, problem_type="regression")
-load_model = partial(models.load, _AUTO_CLASS)
 encode = sequence_classification.encode
+
+
+def load_model(
+    folder: str | os.PathLike[str], *, tensors: Mapping[str, Tensor] | None = None
+) -> transformers.PreTrainedModel:
+    """As :func:`merging.models.load`.
+
+    Raises:
+        CheckpointError: also for a model with several scores.
+    """
+    model = models.load(_AUTO_CLASS, folder, tensors=tensors)
+    if model.config.num_labels != 1:
+        names = list(model.config.id2label.values())
+        raise CheckpointError(
+            f"{folder} has {len(names)} scores for a text, {names}; regression reads one. Is its task type "
+            "sequence_classification?"
+        )
+    return model
 
 
 def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merging import models
+from merging.errors import CheckpointError
 from merging.tasks import _classes, _texts
 from merging.tasks._classes import label_names, predictions, scores
 
 if TYPE_CHECKING:
     import datasets
+    import transformers
     from torch import Tensor
 
 __all__ = [
@@ -33,7 +36,23 @@ MAIN_METRIC: str = "accuracy"
 _AUTO_CLASS = "AutoModelForSequenceClassification"
 
 build_model = partial(models.build_classifier, _AUTO_CLASS)
-load_model = partial(models.load, _AUTO_CLASS)
+
+
+def load_model(
+    folder: str | os.PathLike[str], *, tensors: Mapping[str, Tensor] | None = None
+) -> transformers.PreTrainedModel:
+    """As :func:`merging.models.load`.
+
+    Raises:
+        CheckpointError: also for a model with one score, which has nothing to choose from.
+    """
+    model = models.load(_AUTO_CLASS, folder, tensors=tensors)
+    if model.config.num_labels == 1:
+        raise CheckpointError(
+            f"{folder} has one score for a text, so there are no classes to choose from. Is its task type "
+            "regression?"
+        )
+    return model
 
 
 def check(dataset: datasets.Dataset, *, labelled: bool = True) -> None:

@@ -95,6 +95,8 @@ def test_a_classifier_is_no_regressor(tiny_language_model: Path, tmp_path: Path)
     )
     with quiet():
         model.save_pretrained(tmp_path / "classifier")
+    with pytest.raises(CheckpointError, match=r"has 2 scores for a text, \['no', 'yes'\]; regression"):
+        tasks.load(TASK).load_model(str(tmp_path / "classifier"))
     with pytest.raises(CheckpointError, match=r"was trained for the labels \['no', 'yes'\]"):
         tasks.load(TASK).build_model(
             model=str(tmp_path / "classifier"),
@@ -103,6 +105,11 @@ def test_a_classifier_is_no_regressor(tiny_language_model: Path, tmp_path: Path)
             dropout=None,
             seed=0,
         )
+
+
+def test_a_regressor_is_no_classifier(regressor: Path) -> None:
+    with pytest.raises(CheckpointError, match="has one score for a text, so there are no classes"):
+        tasks.load("sequence_classification").load_model(str(regressor))
 
 
 def test_every_estimator(
