@@ -56,12 +56,23 @@ def is_built() -> bool:
     return _library() is not None
 
 
-def can_fuse(*tensors: Tensor) -> bool:
-    """Whether the functions of this module can be used: they take contiguous float32 on the processor."""
+def can_fuse(base: Tensor, *others: Tensor) -> bool:
+    """Whether the functions of this module can be used.
+
+    They take contiguous float32 of one shape on the processor, one model at least; and check nothing.
+    """
     import torch
 
-    return is_built() and all(
-        its.dtype == torch.float32 and its.device.type == "cpu" and its.is_contiguous() for its in tensors
+    return (
+        is_built()
+        and len(others) > 0
+        and all(
+            its.dtype == torch.float32
+            and its.device.type == "cpu"
+            and its.is_contiguous()
+            and its.shape == base.shape
+            for its in (base, *others)
+        )
     )
 
 

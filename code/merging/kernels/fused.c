@@ -114,14 +114,14 @@ KERNEL void merge_agreeing(const float *base, const Task *tasks, int64_t num_tas
       for (int64_t i = 0; i < count; ++i) sign[i] = t ? sign[i] + vector[i] : vector[i];
     }
     for (int64_t i = 0; i < count; ++i) {
-      sign[i] = sign[i] > 0 ? 1.0f : sign[i] < 0 ? -1.0f : balanced;
+      sign[i] = sign[i] > 0 ? 1.0f : sign[i] == 0 ? balanced : -1.0f;
       merged[i] = divisor[i] = 0;
     }
     for (int64_t t = 0; t < num_tasks; ++t) {
       const float *vector = vectors + t * block, weight = tasks[t].weight;
       for (int64_t i = 0; i < count; ++i) {
         float agreeing = vector[i] * sign[i];
-        merged[i] += agreeing > 0 ? agreeing : 0.0f;
+        merged[i] += agreeing <= 0 ? 0.0f : agreeing; /* NaN shows in the result */
         divisor[i] += agreeing > 0 ? weight : 0.0f;
       }
     }

@@ -7,7 +7,9 @@ import pytest
 import torch
 from merging import kernels
 from merging.merge.streaming import merge_tensors
-from merging.methods import gradient_matching
+from merging.methods import gradient_matching, ties
+from merging.methods._seam import Parameter
+from merging.methods._thresholds import Cut
 from merging.methods._weights import WeightRange
 from torch import Tensor
 
@@ -112,9 +114,29 @@ def test_many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.equal(found[-1], merge_tensors(method="ties", **given)["4"])
 
 
+@pytest.mark.parametrize("summary", [ties.Summary({"a": 0.5, "b": 0.5}, 1, {}), None])
+def test_overflow_is_not_hidden(summary: ties.Summary | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where differences exceed float32, the result says so, for writers refuse it; it is not a task less."""
+    base = torch.tensor([0.0, 3e38, -3e38, 0.0])
+    models = {"a": torch.tensor([1.0, -3e38, 3e38, 2.0]), "b": torch.tensor([1.0, 3e38, -3e38, float("nan")])}
+    measure = ties.Measure({"a": Cut(0.5), "b": Cut(0.5)}, {"a": 0.0, "b": 1.0}, {})
+    options = ties.Options(flavour="global" if summary else "per_tensor")
+    fused = ties.merge(
+        base, models, options, summary, None if summary else measure, Parameter("w", (4,), size=4)
+    )
+    monkeypatch.setattr(kernels, "can_fuse", lambda *tensors: False)
+    plain = ties.merge(
+        base, models, options, summary, None if summary else measure, Parameter("w", (4,), size=4)
+    )
+    assert not plain.isfinite().all()
+    torch.testing.assert_close(fused, plain, rtol=0, atol=0, equal_nan=True)
+
+
 def test_what_can_be_fused() -> None:
     tensor = torch.ones(4, 6)
-    assert kernels.can_fuse(tensor, tensor[1:3])
+    assert kernels.can_fuse(tensor[:2], tensor[1:3])
     assert not kernels.can_fuse(tensor, tensor.double())
-    assert not kernels.can_fuse(tensor.T)
-    assert not kernels.can_fuse(tensor.to("meta"))
+    assert not kernels.can_fuse(tensor, tensor[1:3]), "it would be read beyond its end"
+    assert not kernels.can_fuse(tensor), "there are no models"
+    assert not kernels.can_fuse(tensor.T, tensor.T)
+    assert not kernels.can_fuse(tensor.to("meta"), tensor.to("meta"))
