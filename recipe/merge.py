@@ -134,7 +134,7 @@ def check_merge(
     from merging.options import parse
 
     check_call(method, options, extras, tasks=models.keys(), has_base=base is not None)
-    parse(Policy, policy or {}, owner="policy")
+    parse(Policy, {} if policy is None else policy, owner="policy")
     parse(OutputOptions, output or {}, owner="output")
     parse(ComputeOptions, compute or {}, owner="compute")
 

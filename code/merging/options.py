@@ -19,9 +19,11 @@ def parse(options_class: type[T], options: Mapping[str, Any], *, owner: str) -> 
     """Build ``options_class`` from a mapping; ``owner`` starts every error message.
 
     Raises:
-        OptionError: an unknown key, a missing key without default, or a value whose type is not exactly
-            the declared one: ``1`` for a float is refused, because 1 and 1.0 give different job ids.
+        OptionError: no mapping, an unknown key, a missing key without default, or a value whose type is not
+            exactly the declared one: ``1`` for a float is refused, because 1 and 1.0 give different job ids.
     """
+    if not isinstance(options, Mapping):
+        raise OptionError(f"{owner} must be a mapping from option to value, got {options!r}.")
     hints = typing.get_type_hints(options_class)
     fields = {field.name: field for field in dataclasses.fields(options_class)}  # type: ignore[arg-type]
     for key, value in options.items():

@@ -9,7 +9,7 @@ Every option that is a number, or a number for each task, may be written as
 ``{"a": 0.5, "b": [0.0, 1.0]}``                        by task, for options that take a mapping
 ``[{"filter": "*.mlp.*", "value": 0.2}, {"value": 1}]`` by name: the first entry whose pattern matches counts,
                                                        an entry without filter always does; where none does,
-                                                       the option keeps its default
+                                                       the option keeps its default (for that task)
 ====================================================== =====================================================
 
 and these may be nested: the value of an entry is any of the above. A layer is found by the first number in a
@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from merging.errors import OptionError
@@ -81,6 +81,21 @@ class Schedule:
         """The options of each parameter of a model with these names."""
         return Resolver(self, LayerPositions(names))
 
+    def check_filters(self, names: Collection[str]) -> None:
+        """Refuse a filter that matches none of a model's tensors: it is misspelt.
+
+        Raises:
+            OptionError: says which, and what names are like.
+        """
+        for key in self._varying:
+            for pattern in _filters(self._given[key]):
+                if not any(matches(name, [pattern]) for name in names):
+                    shown = ", ".join(map(repr, sorted(names)[:3]))
+                    raise OptionError(
+                        f"{self._owner}: {key} has the filter {pattern!r}, which matches no tensor. Names "
+                        f"are like {shown}; filters match whole names, '*' stands for anything."
+                    )
+
     def at(self, name: str, position: float | None) -> Any:
         """The options of one parameter; ``position`` as from :class:`LayerPositions`."""
         if self.is_constant:
@@ -95,8 +110,25 @@ class Schedule:
         return found
 
     def _parse(self, values: Mapping[str, Any]) -> Any:
-        given = {key: value for key, value in values.items() if value is not NOT_SET}
+        given = {key: self._filled(key, its) for key, its in values.items() if its is not NOT_SET}
         return parse(self._options_class, given, owner=self._owner)
+
+    def _filled(self, key: str, value: Any) -> Any:
+        """The value of an option, with its default for tasks whose filters match nothing here."""
+        if not isinstance(value, Mapping):
+            return value
+        unset = [task for task, its in value.items() if its is NOT_SET]
+        if not unset:
+            return value
+        default = next(
+            field.default for field in dataclasses.fields(self._options_class) if field.name == key
+        )
+        if not _is_number(default):
+            raise OptionError(
+                f"{self._owner}: {key} of {unset[0]!r} has filters only, and no default where none matches. "
+                'Add an entry without filter, such as {"value": 1.0}.'
+            )
+        return {task: default if its is NOT_SET else its for task, its in value.items()}
 
 
 class Resolver:
@@ -159,7 +191,7 @@ def value_at(value: Any, name: str | None, position: float | None) -> Any:
         position: of its layer, 0..1; None outside of the layers.
 
     Returns:
-        A number, a mapping from task to number, or ``NOT_SET`` where no entry matches.
+        A number, a mapping from task to number, or ``NOT_SET`` where no entry matches (also of a task).
     """
     if _is_entries(value):
         for entry in value:
@@ -170,10 +202,7 @@ def value_at(value: Any, name: str | None, position: float | None) -> Any:
     if _is_gradient(value):
         return _interpolate(value, position)
     if isinstance(value, Mapping):
-        found = {task: value_at(its, name, position) for task, its in value.items()}
-        if any(its is NOT_SET for its in found.values()):
-            return NOT_SET
-        return found
+        return {task: value_at(its, name, position) for task, its in value.items()}
     return value
 
 
@@ -231,6 +260,18 @@ def _leaves(value: Any, owner: str) -> Iterator[Any]:
             yield {task: its[min(number, len(its) - 1)] for task, its in choices.items()}
     else:
         yield value
+
+
+def _filters(value: Any) -> Iterator[str]:
+    """Every pattern in a value."""
+    if _is_entries(value):
+        for entry in value:
+            if entry.get("filter") is not None:
+                yield entry["filter"]
+            yield from _filters(entry["value"])
+    elif isinstance(value, Mapping):
+        for its in value.values():
+            yield from _filters(its)
 
 
 def _number_fields(options_class: type) -> frozenset[str]:

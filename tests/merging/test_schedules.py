@@ -4,7 +4,7 @@ import pytest
 import torch
 from merging.errors import OptionError
 from merging.merge.streaming import merge_tensors
-from merging.methods import check_call, task_arithmetic
+from merging.methods import average, check_call, task_arithmetic
 from merging.schedules import Schedule
 from torch import Tensor
 from torch.testing import assert_close
@@ -48,6 +48,32 @@ def test_nothing_matches() -> None:
 def test_by_task() -> None:
     found = factors({"a": [0.0, 1.0], "b": 0.5})
     assert found["encoder.layer.1.attention"] == {"a": 0.25, "b": 0.5}
+
+
+def test_filters_of_one_task_leave_the_others_alone() -> None:
+    """Where none matches, that task has the default, and only that one."""
+    found = factors({"a": 0.25, "b": [{"filter": "*.mlp.*", "value": 0.5}]})
+    assert found["encoder.layer.1.mlp.weight"] == {"a": 0.25, "b": 0.5}
+    assert found["embedding"] == {"a": 0.25, "b": task_arithmetic.Options().scaling_factor}
+
+
+def test_filters_of_one_task_without_a_default() -> None:
+    options = {"weights": {"a": 0.25, "b": [{"filter": "*.mlp.*", "value": 0.5}]}}
+    with pytest.raises(OptionError, match="weights of 'b' has filters only"):
+        Schedule(average.Options, options, owner="average")
+
+
+def test_a_filter_that_matches_nothing() -> None:
+    for value in (
+        [{"filter": "*.mpl.*", "value": 0.5}],
+        {"a": [{"filter": "*.mpl.*", "value": 0.5}], "b": 1.0},
+    ):
+        schedule = Schedule(task_arithmetic.Options, {"scaling_factor": value}, owner="it")
+        with pytest.raises(
+            OptionError, match=r"'\*\.mpl\.\*', which matches no tensor. Names are like 'decoder"
+        ):
+            schedule.check_filters(NAMES)
+        schedule.check_filters(["a.mpl.b"])
 
 
 @pytest.mark.parametrize(

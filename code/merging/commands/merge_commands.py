@@ -39,7 +39,9 @@ def _merge(
     **inputs: Any,
 ) -> str:
     extras = {name: value for name, value in inputs.items() if value is not None}
-    parse_options(Policy, policy or {}, owner="policy")  # mistakes are said before anything is fetched
+    parse_options(
+        Policy, {} if policy is None else policy, owner="policy"
+    )  # mistakes are said before anything is fetched
     parse_options(OutputOptions, output, owner="output")
     parse_options(ComputeOptions, compute, owner="compute")
     if result in (None, "dense"):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merging.errors import CheckpointError
+from merging.errors import CheckpointError, OptionError
 from merging.files.checkpoints import open_checkpoint, whole_tensors, write_checkpoint
 
 if TYPE_CHECKING:
@@ -30,6 +30,20 @@ def is_head(name: str) -> bool:
     """Whether a tensor belongs to a classifier, whose rows are labels; the output layer of a language model
     is none."""
     return _HEAD.search(name) is not None
+
+
+def check_folder_names(tasks: Iterable[str]) -> None:
+    """Refuse tasks whose ``heads/<task>`` would be another folder, perhaps outside of the model.
+
+    Raises:
+        OptionError: a name with a slash, or one of a folder itself.
+    """
+    for task in tasks:
+        if task in ("", ".", "..") or re.search(r"[/\\\0]", task):
+            raise OptionError(
+                f"policy: head='per_task' makes a folder of each task's name, got {task!r}. Call the task "
+                "by a name without slashes, e.g. 'sst2'."
+            )
 
 
 def write_heads(folder: Path, models: Mapping[str, Source], model_folders: Mapping[str, Path]) -> None:

@@ -30,7 +30,7 @@ from merging.hessians.artifact import StoredHessian
 from merging.merge.compatibility import check_labels, check_vocabularies, read_config, vocabulary_size
 from merging.merge.compute_options import ComputeOptions
 from merging.merge.cost import Cost
-from merging.merge.heads import is_head, write_heads
+from merging.merge.heads import check_folder_names, is_head, write_heads
 from merging.merge.layout import transposed_weights
 from merging.merge.model_card import described, write_card
 from merging.merge.output_options import OutputOptions
@@ -242,6 +242,7 @@ def _arrange(
         configs = {label: alignment.config(config, label) for label, config in configs.items()}
     inputs: dict[str, Source | Statistic] = {**aligned, **curvatures}
     plan = call.plan(inputs, vocabulary_size=vocabulary_size(configs))
+    call.schedule.check_filters(plan.names)
     if call.policy.head == "error":
         check_labels(configs, heads=[name for name in plan.merged if is_head(name)])
     hashes = digests.wait()
@@ -458,7 +459,9 @@ class Call:
         """Check options, names of inputs and tasks; opens nothing."""
         tasks = tuple(sorted(models))
         schedule = methods.check_call(method, options, extras, tasks=tasks, has_base=base is not None)
-        rules = parse(Policy, policy or {}, owner="policy")
+        rules = parse(Policy, {} if policy is None else policy, owner="policy")
+        if rules.head == "per_task":
+            check_folder_names(tasks)
         if rules.label_rows is not None and set(rules.label_rows) != set(tasks):
             raise OptionError(
                 f"policy: label_rows names {sorted(rules.label_rows)}, but the models are {list(tasks)}."

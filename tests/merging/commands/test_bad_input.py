@@ -229,6 +229,16 @@ SETTINGS = [
     (arithmetic("--max-memory", "lots"), ["max_memory must be a size with a unit", "got 'lots'"]),
     (arithmetic("--device", "tpu"), ["device must be 'cpu', 'cuda' or 'cuda:N', got 'tpu'"]),
     (arithmetic("--num-threads", "0"), ["num_threads must be >= 1, got 0"]),
+    (arithmetic("--policy", "3"), ["policy must be a mapping from option to value, got 3"]),
+    (arithmetic("--policy", "[]"), ["policy must be a mapping from option to value, got []"]),
+    (
+        arithmetic("--policy", '{"head": "per_task"}', models=("a=a", "../b=b")),
+        ["head='per_task' makes a folder of each task's name, got '../b'", "without slashes"],
+    ),
+    (
+        arithmetic("--scaling-factor", '[{"filter": "*.attentoin.*", "value": 0.5}]'),
+        ["scaling_factor has the filter '*.attentoin.*', which matches no tensor"],
+    ),
     (arithmetic("--policy", '{"head": "kepe"}'), ["policy: head must be one of", "got 'kepe'"]),
     (arithmetic("--policy", '{"vocabulary": "onion"}'), ["policy: vocabulary must be one of"]),
 ]
