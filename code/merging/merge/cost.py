@@ -24,6 +24,9 @@ Sums that methods take over a parameter depend on it in the last bits, so it is 
 PROCESS_BYTES = 320 * 2**20
 """What Python, torch and the headers take before the first tensor, with some room; measured 230 MiB."""
 
+LOOKUP_BYTES = 192 * 2**20
+"""What transformers takes where it is asked which weights are stored transposed; measured 175 MiB."""
+
 CHILD_BYTES = 96 * 2**20
 """What each further process of a merge takes before its first tensor."""
 
@@ -102,10 +105,11 @@ def from_headers(
         for file in Path(folder).iterdir()
         if file.suffix in (".safetensors", ".bin")
     )
+    looked_up = LOOKUP_BYTES if hasattr(module, "needs_layout") else 0
     num_passes = 1 + hasattr(module, "summarize") + hasattr(module, "measure")
     num_tensors = 1 + len(folders) + len(statistics)
     return Cost(
-        memory_bytes=PROCESS_BYTES + num_cpus() * 2 * 4 * num_tensors * at_once,
+        memory_bytes=PROCESS_BYTES + looked_up + num_cpus() * 2 * 4 * num_tensors * at_once,
         read_bytes=num_passes * num_bytes,
         written_bytes=sum(info.num_bytes for info in template.values()),
     )

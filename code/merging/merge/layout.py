@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from merging.errors import CheckpointError
+from merging.files.checkpoints import TensorInfo
+
+
+def may_be_transposed(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether some weight could be a Conv1D's, which always has a bias with an element for each column.
+
+    Most decoders have none: they need no look at their classes, which takes seconds and much memory.
+
+    Args:
+        tensors: all of a model, by name.
+    """
+    for name, info in tensors.items():
+        stem, _, last = name.rpartition(".")
+        bias = tensors.get(f"{stem}.bias" if stem else "bias")
+        if last == "weight" and bias is not None and len(info.shape) == 2 and bias.shape == info.shape[1:]:
+            return True
+    return False
 
 
 def transposed_weights(folder: Path, names: Iterable[str]) -> frozenset[str]:

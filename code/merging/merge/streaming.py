@@ -31,7 +31,7 @@ from merging.merge.compatibility import check_labels, check_vocabularies, read_c
 from merging.merge.compute_options import ComputeOptions
 from merging.merge.cost import Cost
 from merging.merge.heads import check_folder_names, is_head, write_heads
-from merging.merge.layout import transposed_weights
+from merging.merge.layout import may_be_transposed, transposed_weights
 from merging.merge.model_card import described, write_card
 from merging.merge.output_options import OutputOptions
 from merging.merge.policy import Policy
@@ -255,15 +255,17 @@ def _arrange(
         label: dataclasses.asdict(hessian.record) | {"scale": scales[label], "tensors_hash": hashes[label]}
         for label, hessian in stored.items()
     }
+    files_from, looked_up = next(iter(folders.values())), call.looks_up(call.template(inputs))
     return OpenMerge(
         call,
         inputs,
         plan,
         sources=sources,
-        files_from=next(iter(folders.values())),
+        files_from=files_from,
         heads_from=call.config_folders(folders) if call.policy.head == "per_task" else None,
         alignment=alignment,
-        transposed=call.transposed(next(iter(folders.values())), plan),
+        transposed=transposed_weights(files_from, plan.merged) if looked_up else (),
+        looked_up=looked_up,
         output=output,
         compute=compute,
     )
@@ -283,6 +285,7 @@ class OpenMerge:
         heads_from: Mapping[str, Path] | None = None,
         alignment: Alignment | None = None,
         transposed: Collection[str] = (),
+        looked_up: bool = False,
         output: Mapping[str, Any] | None = None,
         compute: Mapping[str, Any] | None = None,
     ) -> None:
@@ -299,6 +302,7 @@ class OpenMerge:
             heads_from: folders with the config of each task, whose heads are kept beside the merged body.
             alignment: the joint vocabulary that the inputs were brought to; None: they share one.
             transposed: parameters that are stored as (inputs, outputs).
+            looked_up: transformers was asked for them, and takes its memory.
             output: fields of ``OutputOptions``.
             compute: fields of ``ComputeOptions``.
         """
@@ -312,6 +316,7 @@ class OpenMerge:
         """Folders whose heads are kept beside the merged body, by task; None: none are."""
         self.alignment = alignment
         """The joint vocabulary that the inputs were brought to, whose tokenizer the output gets."""
+        self._looked_up = looked_up
         self.transposed = transposed
         self._output = parse(OutputOptions, output or {}, owner="output")
         self._compute = parse(ComputeOptions, compute or {}, owner="compute")
@@ -322,6 +327,7 @@ class OpenMerge:
             self.plan,
             self._inputs,
             transposed=self.transposed,
+            looked_up=self._looked_up,
             dtype=self._output.stored_dtype,
             compute=self._compute,
         )
@@ -504,11 +510,9 @@ class Call:
         asks = getattr(self.module, "needs_layout", None)
         return asks is not None and any(map(asks, (self.schedule.common, *self.schedule.variants)))
 
-    def transposed(self, folder: Path, plan: Plan) -> Collection[str]:
-        """Merged tensors that are stored transposed, looked up only where the method asks for it."""
-        if not self.needs_layout:
-            return ()
-        return transposed_weights(folder, plan.merged)
+    def looks_up(self, template: Source) -> bool:
+        """Whether transformers has to say which tensors are stored transposed."""
+        return self.needs_layout and may_be_transposed(template.tensors)
 
     def template(self, inputs: Mapping[str, Source | Statistic]) -> Source:
         """The input whose names, shapes and dtypes the output gets."""
@@ -535,6 +539,7 @@ class Call:
         inputs: Mapping[str, Source | Statistic],
         *,
         transposed: Collection[str] = (),
+        looked_up: bool = False,
         dtype: str | None = None,
         compute: ComputeOptions | None = None,
     ) -> TensorMerge:
@@ -558,6 +563,7 @@ class Call:
             inputs=by_key,
             label_rows=self.policy.label_rows,
             transposed=transposed,
+            looked_up=looked_up,
             dtype=dtype,
             compute=compute,
         )

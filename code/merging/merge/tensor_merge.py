@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from merging.errors import OptionError
 from merging.files.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
 from merging.merge.compute_options import ComputeOptions
-from merging.merge.cost import CHILD_BYTES, PIECE, PROCESS_BYTES, Cost, num_cpus
+from merging.merge.cost import CHILD_BYTES, LOOKUP_BYTES, PIECE, PROCESS_BYTES, Cost, num_cpus
 from merging.merge.devices import Gpu, Processor, open_device
 from merging.merge.layers import JointLayer, joint_layers
 from merging.merge.processes import can_fork, map_in_processes
@@ -265,6 +265,7 @@ class TensorMerge:
         inputs: Mapping[str, Input],
         label_rows: Mapping[str, Sequence[int]] | None = None,
         transposed: Collection[str] = (),
+        looked_up: bool = False,
         dtype: str | None = None,
         compute: ComputeOptions | None = None,
     ) -> None:
@@ -279,6 +280,7 @@ class TensorMerge:
             inputs: by parameter of the method's ``merge``.
             label_rows: see ``Policy``.
             transposed: parameters that are stored as (inputs, outputs).
+            looked_up: transformers was asked for them, and takes its memory.
             dtype: of the merged tensors, e.g. "BF16"; None: as in the template.
             compute: threads and memory.
         """
@@ -303,6 +305,7 @@ class TensorMerge:
         )
         """Merged tensors that no Hessian holds, such as frozen ones; they count as without curvature."""
         self._counting = Lock()
+        self._process_bytes = PROCESS_BYTES + (LOOKUP_BYTES if looked_up else 0)
         self._max_bytes = self._room()
         self._kinds = {name: kind for kind in ("copied", "heads", "buffers") for name in getattr(plan, kind)}
 
@@ -550,7 +553,7 @@ class TensorMerge:
         )
         num_passes = 1 + hasattr(self._module, "summarize") + hasattr(self._module, "measure")
         return Cost(
-            memory_bytes=PROCESS_BYTES + at_once,
+            memory_bytes=self._process_bytes + at_once,
             read_bytes=num_passes * num_bytes,
             written_bytes=sum(info.num_bytes for info in self.infos.values()),
         )
@@ -569,16 +572,16 @@ class TensorMerge:
         if limit is None:
             return None
         largest = max(self._first_pieces(), key=lambda piece: piece.num_bytes, default=None)
-        needed = PROCESS_BYTES + (0 if largest is None else largest.num_bytes)
+        needed = self._process_bytes + (0 if largest is None else largest.num_bytes)
         if needed > limit:
             what = "imports" if largest is None else f"{largest.parameter.name!r} {largest.parameter.shape}"
             raise OptionError(
                 f"compute: max_memory must be at least {_mib(needed)}MiB for this merge, got "
-                f"{self._compute.max_memory!r}: {what} takes {_mib(needed - PROCESS_BYTES)} MiB at a "
-                f"time, Python and torch {_mib(PROCESS_BYTES)} MiB. Raise it, or choose a method that "
+                f"{self._compute.max_memory!r}: {what} takes {_mib(needed - self._process_bytes)} MiB at a "
+                f"time, Python and torch {_mib(self._process_bytes)} MiB. Raise it, or choose a method that "
                 "merges parameters piece by piece."
             )
-        return limit - PROCESS_BYTES
+        return limit - self._process_bytes
 
     def _info(self, name: str) -> TensorInfo:
         kept = self._plan.tied.get(name, name)

@@ -236,6 +236,7 @@ def check_streamed(
     assert expected.keys() == SHAPES.keys()
     assert any(not torch.equal(its, inputs.tensors["base"][name]) for name, its in expected.items())
     monkeypatch.setattr(tensor_merge, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(tensor_merge, "LOOKUP_BYTES", 0)
     call = inputs.call(method, options, on_disk=True)
     merge_checkpoints(**call, out=out / "fast", compute={"num_threads": 3})
     merge_checkpoints(**call, out=out / "small", compute={"num_threads": 2, "max_memory": "20KB"})

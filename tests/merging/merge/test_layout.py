@@ -1,12 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import transformers
 from merging import models
 from merging.errors import CheckpointError
 from merging.merge.layout import transposed_weights
 from merging.merge.streaming import open_merge
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
@@ -55,3 +57,18 @@ def test_methods_that_work_by_rows_are_told(gpt2: Path) -> None:
     assert "transformer.h.1.mlp.c_fc.weight" in merge.transposed
     merge = open_merge(method="model_stock", options={}, base=gpt2, models={"a": gpt2, "b": gpt2}, extras={})
     assert not merge.transposed
+
+
+def test_what_has_no_biases_is_not_looked_up(gpt2: Path, tmp_path: Path) -> None:
+    """No Conv1D is without: transformers is asked, and its memory counted, only for models that have them."""
+    tensors = {"a.weight": torch.ones(3, 4), "b.weight": torch.ones(3, 2), "b.bias": torch.ones(3)}
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text('{"model_type": "nobody knows"}')
+    call: dict[str, Any] = {"method": "della", "options": {}, "extras": {}}
+    small = open_merge(**call, base=tmp_path / "a", models={"b": tmp_path / "b", "c": tmp_path / "c"})
+    assert not small.transposed
+    asked = open_merge(**call, base=gpt2, models={"b": gpt2, "c": gpt2})
+    assert asked.transposed
+    assert asked.cost().memory_bytes - small.cost().memory_bytes > 150 * 2**20
