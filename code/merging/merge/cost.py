@@ -98,6 +98,9 @@ def from_headers(
     ]
     template = open_checkpoint(folders[-1], label="model").tensors
     largest = max((info.num_elements for info in template.values()), default=0)
+    working = max(
+        (methods.working_bytes(module, its.shape, len(models)) for its in template.values()), default=0
+    )
     at_once = min(largest, PIECE) if granularity == "elements" else largest
     num_bytes = sum(
         file.stat().st_size
@@ -109,7 +112,7 @@ def from_headers(
     num_passes = 1 + hasattr(module, "summarize") + hasattr(module, "measure")
     num_tensors = 1 + len(folders) + len(statistics)
     return Cost(
-        memory_bytes=PROCESS_BYTES + looked_up + num_cpus() * 2 * 4 * num_tensors * at_once,
+        memory_bytes=PROCESS_BYTES + looked_up + num_cpus() * (8 * num_tensors * at_once + working),
         read_bytes=num_passes * num_bytes,
         written_bytes=sum(info.num_bytes for info in template.values()),
     )

@@ -14,6 +14,7 @@ from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from merging import methods
 from merging.errors import OptionError
 from merging.files.checkpoints import FLOAT_DTYPES, TensorInfo, torch_dtype
 from merging.merge.compute_options import ComputeOptions
@@ -46,6 +47,7 @@ SHARED_ELEMENTS = 2**24
 class _Inputs:
     """What is behind the inputs of a method."""
 
+    module: ModuleType
     by_key: Mapping[str, Input]
     template: Source
     """Gives the shape that all tensors get."""
@@ -83,7 +85,9 @@ class InputPiece(Mapping[str, Any]):
             else:
                 num_tensors += 1
         wide = self._inputs.template.tensors[self.parameter.name].dtype == "F64"
-        return 2 * (num_tensors * (8 if wide else 4) * (self.stop - self.start) + statistics)
+        held = 2 * (num_tensors * (8 if wide else 4) * (self.stop - self.start) + statistics)
+        num_models = len(self._inputs.by_key["models"])
+        return held + methods.working_bytes(self._inputs.module, self.parameter.shape, num_models)
 
     @property
     def options(self) -> Any:
@@ -291,7 +295,7 @@ class TensorMerge:
         self._models = models
         self._compute = compute or ComputeOptions()
         self._device = open_device(self._compute.device)
-        self._inputs = _Inputs(inputs, template, resolver, transposed, self._device)
+        self._inputs = _Inputs(module, inputs, template, resolver, transposed, self._device)
         self._label_rows = label_rows or {}
         self._dtype = dtype
         self._takes = frozenset(inspect.signature(module.merge).parameters)
@@ -601,7 +605,9 @@ class TensorMerge:
         return total.numel() - int(total.count_nonzero())
 
     def _whole_models(self, name: str) -> dict[str, Tensor]:
-        inputs = _Inputs({"models": self._models}, self._template, self._resolver, device=self._device)
+        inputs = _Inputs(
+            self._module, {"models": self._models}, self._template, self._resolver, device=self._device
+        )
         info = self._template.tensors[name]
         models: dict[str, Tensor] = InputPiece(inputs, name, 0, info.num_elements, info.shape)["models"]
         return models

@@ -22,6 +22,8 @@ What else a method's file may say:
     Optional inputs that these options do need.
 ``needs_layout(options)``
     Whether it matters that a parameter is stored transposed.
+``working_bytes(shape, num_models)``
+    What ``merge`` holds of a parameter at its peak, beyond twice its inputs and result; without it, nothing.
 ``NUM_MODELS = (low, high)``
     How many models it takes; ``high`` is None for any number.
 ``VERSION = 2``
@@ -113,6 +115,12 @@ def is_by_task(key: str) -> bool:
 def is_model(key: str) -> bool:
     """Whether an input is a model, or several; everything else is a statistic."""
     return key in _MODELS
+
+
+def working_bytes(module: ModuleType, shape: tuple[int, ...], num_models: int) -> int:
+    """What ``merge`` of a method holds of one parameter, beyond twice its inputs and result."""
+    found: int = module.working_bytes(shape, num_models) if hasattr(module, "working_bytes") else 0
+    return found
 
 
 def version(name: str) -> int:

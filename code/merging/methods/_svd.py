@@ -7,6 +7,7 @@ sixteen, and smaller ones are not kept, because weights in single precision say 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,20 @@ def has_matrix(shape: tuple[int, ...], *, parity: bool) -> bool:
         parity: take nothing but matrices, and average the weights of convolutions.
     """
     return 0 not in shape and (len(shape) == 2 or (len(shape) > 2 and not parity))
+
+
+def working_bytes(shape: tuple[int, ...], *, element: int, square: int) -> int:
+    """What decompositions of a parameter hold in float64.
+
+    Args:
+        shape: of the parameter.
+        element: bytes for each element of a matrix; measured.
+        square: bytes for each element of the square of its shorter side; measured.
+    """
+    if not has_matrix(shape, parity=False):
+        return 0
+    rows, columns = shape[0], math.prod(shape[1:])
+    return element * rows * columns + square * min(rows, columns) ** 2
 
 
 def to_matrix(tensor: Tensor, *, transposed: bool = False) -> Tensor:

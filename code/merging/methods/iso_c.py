@@ -34,6 +34,11 @@ class Options:
         check_finite("iso_c: scaling_factor", self.scaling_factor)
 
 
+def working_bytes(shape: tuple[int, ...], num_models: int) -> int:
+    """Of the decompositions."""
+    return _svd.working_bytes(shape, element=24, square=32)
+
+
 def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tensor:
     """Merge one parameter as a whole.
 

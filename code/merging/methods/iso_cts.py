@@ -46,6 +46,11 @@ class Options:
             )
 
 
+def working_bytes(shape: tuple[int, ...], num_models: int) -> int:
+    """Of the decompositions."""
+    return _svd.working_bytes(shape, element=64, square=48 + 12 * num_models)
+
+
 def needs_layout(options: Options) -> bool:
     """What is common is projected away on the side of the outputs."""
     return not options.parity

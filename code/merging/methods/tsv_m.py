@@ -35,6 +35,11 @@ class Options:
         check_finite("tsv_m: scaling_factor", self.scaling_factor)
 
 
+def working_bytes(shape: tuple[int, ...], num_models: int) -> int:
+    """Of the decompositions."""
+    return _svd.working_bytes(shape, element=48, square=72)
+
+
 def merge(base: Tensor, models: Mapping[str, Tensor], options: Options) -> Tensor:
     """Merge one parameter as a whole.
 

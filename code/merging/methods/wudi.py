@@ -13,6 +13,7 @@ mean of the task vectors is taken instead. Special case, tested: one task with l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,6 +54,14 @@ class Options:
 def needs_layout(options: Options) -> bool:
     """The rows of a matrix must be those of its outputs."""
     return not options.parity
+
+
+def working_bytes(shape: tuple[int, ...], num_models: int) -> int:
+    """Copies in float64, the optimiser's state, and what is seen of the inputs."""
+    if not _svd.has_matrix(shape, parity=False):
+        return 0
+    columns = math.prod(shape[1:])
+    return 64 * shape[0] * columns + 12 * columns**2
 
 
 def merge(
@@ -108,7 +117,10 @@ def descend(vectors: Sequence[Tensor], options: Options, dtype: torch.dtype) -> 
         if norm > 0:
             inputs = vector / norm
             seen.addmm_(inputs.T, inputs)
-            pull.addmm_((start - vector) @ inputs.T, inputs)
+            if len(start) > len(seen):  # nothing as large as the square of a vocabulary
+                pull.addmm_(start - vector, inputs.T @ inputs)
+            else:
+                pull.addmm_((start - vector) @ inputs.T, inputs)
     seen, pull = seen.to(dtype), pull.to(dtype)
     added = torch.zeros_like(pull)
     adam = torch.optim.Adam([added], lr=options.learning_rate)

@@ -17,9 +17,9 @@ from merging.errors import CheckpointError, DiskSpaceError, OptionError
 from merging.files import checkpoints
 from merging.files.checkpoints import weights_hash
 from merging.merge import devices, tensor_merge
-from merging.merge.cost import Cost
+from merging.merge.cost import PROCESS_BYTES, Cost, from_headers
 from merging.merge.devices import Gpu
-from merging.merge.streaming import merge_checkpoints, merge_tensors
+from merging.merge.streaming import merge_checkpoints, merge_tensors, open_merge
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -537,6 +537,16 @@ def test_a_limit_of_memory_that_cannot_be_kept_is_refused_before_the_start(
     assert not list(out.parent.glob(".*"))
     merge_checkpoints(**call, out=out, compute={"max_memory": "3MiB"})
     assert out.exists()
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c", "iso_cts", "wudi"])
+def test_decompositions_count(write_model: WriteModel, out: Path, method: str) -> None:
+    """In float64 they hold more than twice the inputs: 70 to 160 bytes an element, with two models."""
+    models = {task: write_model(task, {"w": torch.ones(400, 400)}) for task in TASKS}
+    call: dict[str, Any] = {"method": method, "options": {}, "base": models["a"], "models": models}
+    needed = open_merge(**call, extras={}, compute={"num_threads": 1}).cost().memory_bytes
+    assert (needed - PROCESS_BYTES) / 400**2 > {"tsv_m": 117, "iso_c": 74, "iso_cts": 150, "wudi": 94}[method]
+    assert from_headers(**call, extras={}).memory_bytes >= needed
 
 
 def test_estimate(setup: Setup, out: Path) -> None:

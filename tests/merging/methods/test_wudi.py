@@ -89,3 +89,17 @@ def test_a_transposed_parameter_is_turned(make_inputs: MakeInputs) -> None:
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         wudi.Options(**options)
+
+
+def test_an_embedding_needs_no_square_of_its_rows() -> None:
+    """A vocabulary squared would be 288 GB here; in float64 the two ways to multiply are one."""
+    torch.manual_seed(0)
+    tall = [torch.randn(190_000, 2) for _ in range(2)]
+    options = wudi.Options(iterations=0)
+    merged, _ = wudi.descend(tall, options, torch.float32)
+    assert merged.shape == (190_000, 2)
+    options = wudi.Options(iterations=5, learning_rate=1e-2)
+    vectors = [torch.randn(5, 3) for _ in range(3)]  # with rows of zeros, there are more inputs than outputs
+    few = [torch.cat([its, torch.zeros(5, 9)], 1) for its in vectors]
+    found, expected = (wudi.descend(its, options, torch.float64)[0] for its in (vectors, few))
+    torch.testing.assert_close(found, expected[:, :3])
