@@ -86,7 +86,7 @@ class InputPiece(Mapping[str, Any]):
                 num_tensors += 1
         wide = self._inputs.template.tensors[self.parameter.name].dtype == "F64"
         held = 2 * (num_tensors * (8 if wide else 4) * (self.stop - self.start) + statistics)
-        num_models = len(self._inputs.by_key["models"])
+        num_models = sum(1 for _ in _sources(self._inputs.by_key["models"]))
         return held + methods.working_bytes(self._inputs.module, self.parameter.shape, num_models)
 
     @property
