@@ -83,6 +83,9 @@ def check_search(
         OptionError: something unknown, or a corner of the space that the method refuses.
     """
     parsed = parse(SearchOptions, options, owner="search")
+    for name, given in (("space", space), ("fixed", fixed)):
+        if not isinstance(given, Mapping):
+            raise OptionError(f"search: {name} must be a mapping from option to value, got {given!r}.")
     if parsed.strategy == "greedy_soup":
         if method != "soup" or space:
             raise OptionError(
@@ -123,6 +126,10 @@ def options_at(fixed: Mapping[str, Any], point: Mapping[Range, float]) -> dict[s
     return options
 
 
+_MOST_CHOICES = 10_000
+"""Of one coefficient; each is a merge and its evaluation."""
+
+
 def _ranges(option: str, value: Any, tasks: Sequence[str]) -> Iterator[Range]:
     owner = f"search: space[{option!r}]"
     if isinstance(value, list | tuple):
@@ -151,6 +158,11 @@ def _ranges(option: str, value: Any, tasks: Sequence[str]) -> Iterator[Range]:
     choices = None
     if step is not None:
         count = math.floor((high - low) / step * (1 + 1e-12)) + 1
+        if count > _MOST_CHOICES:
+            raise OptionError(
+                f"{owner}: step {step} makes {count:,} values, more than {_MOST_CHOICES:,}. Widen it, or "
+                "leave it out: random and bayesian searches need none."
+            )
         choices = tuple(round(low + number * step, 12) for number in range(count))
     for task in tasks if value.get("per_task", False) else (None,):
         yield Range(option, task, choices, low, high, log)

@@ -264,6 +264,12 @@ PUBLISHING = [
     (["verify", "a", "b"], ["merging verify: unknown word 'b'"]),
 ]
 SEARCH = [
+    (search("3"), ["search: space must be a mapping from option to value, got 3"]),
+    (search('{"scaling_factor": [0.5]}', "--fixed", "3"), ["search: fixed must be a mapping", "got 3"]),
+    (
+        search('{"scaling_factor": {"low": 0.0, "high": 1.0, "step": 1e-9}}'),
+        ["step 1e-09 makes 1,000,000,001 values, more than 10,000. Widen it"],
+    ),
     (search("{}"), ["search: space is empty", '"scaling_factor": {"low": 0.0']),
     (search('{"scaling_facto": [0.5]}'), ["unknown option 'scaling_facto'. Did you mean 'scaling_factor'?"]),
     (
