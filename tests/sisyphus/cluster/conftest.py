@@ -10,6 +10,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -134,9 +135,9 @@ RECIPE = '''
 '''
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[SlurmCluster]:
-    """A running Slurm of two nodes."""
+@contextmanager
+def running_slurm() -> Iterator[SlurmCluster]:
+    """A Slurm of two nodes."""
     reason = slurm_cluster.why_not()
     if reason is not None:
         if os.environ.get("REQUIRE_SLURM"):
@@ -149,6 +150,13 @@ def cluster() -> Iterator[SlurmCluster]:
             yield slurm
         finally:
             slurm.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[SlurmCluster]:
+    """A running Slurm, for all tests."""
+    with running_slurm() as slurm:
+        yield slurm
 
 
 class Cluster(Protocol):

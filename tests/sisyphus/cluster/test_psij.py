@@ -13,7 +13,7 @@ import pytest
 from sisyphus.engines.cluster.psij import Psij
 from sisyphus.errors import EngineError
 
-from .conftest import WAITS, Project
+from .conftest import WAITS, Project, running_slurm
 from .slurm_cluster import SlurmCluster, wait_for
 
 psij = pytest.importorskip("psij", reason="psij-python is not installed: pip install -e '.[psij]'")
@@ -48,6 +48,13 @@ def local(tmp_path: Path) -> Iterator[Project]:
     made = Project(tmp_path, ThisMachine(), PSIJ_SETTINGS.format(executor="local"))
     yield made
     made.end()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SlurmCluster]:
+    """Its own: PSI/J 0.9.11 cannot read a queue in which a memory kill of another test still stands."""
+    with running_slurm() as slurm:
+        yield slurm
 
 
 @pytest.fixture
