@@ -216,20 +216,22 @@ class SquaredGradients:
             The parameters that the scores depend on.
         """
         reached = set()
-        order = sorted(names)
-        leaves = {name: self._parameters[name].detach().requires_grad_() for name in order}
+
+        def add(name: str, leaf: Tensor) -> None:  # as soon as it is known: all at once are another model
+            assert leaf.grad is not None
+            reached.add(name)
+            self._add_one(sums[name], leaf.grad.to(sums[name].dtype))
+            leaf.grad = None
+
+        leaves = {name: self._parameters[name].detach().requires_grad_() for name in sorted(names)}
+        for name, leaf in leaves.items():
+            leaf.register_post_accumulate_grad_hook(partial(add, name))  # type: ignore[no-untyped-call]
         for index in range(num_examples_of(batch)) if leaves else ():
             one = slice(index, index + 1)
             with torch.enable_grad():
                 scores = self._scores(partial(_call, self._model, leaves), examples_of(batch, one))
             for cotangent in cotangents if scores.requires_grad else ():
-                gradients = torch.autograd.grad(
-                    scores, list(leaves.values()), cotangent[one], retain_graph=True, allow_unused=True
-                )
-                for name, gradient in zip(order, gradients, strict=True):
-                    if gradient is not None:
-                        reached.add(name)
-                        self._add_one(sums[name], gradient.to(sums[name].dtype))
+                scores.backward(cotangent[one], retain_graph=True)  # type: ignore[no-untyped-call]
         return reached
 
     def _probe(self, batch: Batch) -> None:
@@ -243,7 +245,7 @@ class SquaredGradients:
         weights = torch.arange(1, scores.numel() + 1, device=scores.device, dtype=torch.float32)
         # no two examples, and no two scores, weigh the same
         cotangents = [weights.cos().to(scores.dtype).view_as(scores)]
-        reference = self._zeros()  # first: its gradients, of all parameters at once, take as much as ours
+        reference = self._zeros()
         reached = self._add_by_loop(self._parameters, batch, cotangents, reference)
         ours = self._zeros()
         self._add(batch, lambda scores: cotangents, ours)
@@ -281,14 +283,15 @@ class SquaredGradients:
 
 
 def _agree(ours: Tensor, reference: Tensor, largest: float) -> bool:
-    """Whether two sums of squares, the first is overwritten, are equal up to rounding on a gradient's scale.
+    """Whether two sums of squares, which are overwritten, are equal up to rounding on a gradient's scale.
 
     A gradient far below the ``largest`` square of the whole model may be nothing but rounding (the bias of
     attention keys has none in theory), which is no evidence.
     """
     eps = torch.finfo(torch.float32).eps  # norms compute in float32 in any model
-    difference = float(ours.sqrt_().sub_(reference.sqrt()).abs_().max())
-    return difference <= math.sqrt(eps) * math.sqrt(float(reference.max())) + 8 * eps * math.sqrt(largest)
+    scale = math.sqrt(float(reference.max()))
+    difference = float(ours.sqrt_().sub_(reference.sqrt_()).abs_().max())
+    return difference <= math.sqrt(eps) * scale + 8 * eps * math.sqrt(largest)
 
 
 def refuse_coupled_examples(model: nn.Module) -> None:
