@@ -70,6 +70,8 @@ def _counts(line: str, repository: str) -> bool:
     if not line.startswith("? "):
         return not line.startswith("#")
     path = os.path.join(repository, line[2:])
+    if "__pycache__" in path.split(os.sep):
+        return False
     places = (os.path.realpath(entry) for entry in gs.IMPORT_PATHS)
     return any(_lies_in(path, place) or _lies_in(place, os.path.normpath(path)) for place in places)
 

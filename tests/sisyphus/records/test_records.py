@@ -68,7 +68,8 @@ def test_changed_files_make_it_dirty(repository):
 
 
 @pytest.mark.parametrize(
-    ("name", "dirty"), [("recipe/new.py", True), ("notes.txt", False), ("work/x", False)]
+    ("name", "dirty"),
+    [("recipe/new.py", True), ("notes.txt", False), ("work/x", False), ("recipe/__pycache__/new.pyc", False)],
 )
 def test_new_files_count_where_recipes_lie(repository, name, dirty):
     (repository / name).parent.mkdir(exist_ok=True)

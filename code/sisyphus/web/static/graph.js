@@ -16,8 +16,12 @@ let drawn = null;
 let drawnAs = "";
 let drawnKind = "";
 let revision = 0;
+let isHeld = false; // the mouse is down on the drawing: a new one would end its movement
+let missed = null; // what came meanwhile
 
 export function start() {
+  $("drawing").addEventListener("mousedown", () => (isHeld = true), true);
+  addEventListener("mouseup", () => setTimeout(letGo), true); // after Plotly's own
   $("group").addEventListener("change", () => choose($("group").value, []));
   $("collapse").addEventListener("click", () => choose(group, []));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
@@ -35,6 +39,13 @@ export function show() {
     $("group").value = group;
   }
   update();
+}
+
+function letGo() {
+  isHeld = false;
+  const answer = missed;
+  missed = null;
+  if (answer) draw(answer);
 }
 
 function choose(newGroup, newOpened) {
@@ -138,7 +149,12 @@ function curves(boxes, lines) {
   return { x, y, mode: "lines", type: "scatter", hoverinfo: "skip" };
 }
 
-function draw({ boxes, lines }) {
+function draw(answer) {
+  if (isHeld) {
+    missed = answer;
+    return;
+  }
+  const { boxes, lines } = answer;
   const chosen = place().chosen.get("job");
   const as = JSON.stringify([group, chosen, boxes, lines]);
   if (as === drawnAs) return;
