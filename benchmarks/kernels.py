@@ -3,8 +3,8 @@
     python benchmarks/kernels.py [--runs 9] [--tasks 4]
 
 Nanoseconds of the processor for each element of the result, in one thread, for a piece of the engine's size:
-base, fine-tuned models (base + N(0, 0.001)) and, for gradient_matching, their diagonal Hessians, all float32 in
-the cache. Medians of the rounds; in a round both ways run one after the other. Reading, conversion and writing
+base, fine-tuned models (base + N(0, 0.001)) and, for gradient_matching, their diagonal Hessians, float32 in
+the cache. Medians of the rounds; in a round both ways run one after the other. Reading, conversion, writing
 are not in it (see merge.py). Checked on the way: both give the same numbers.
 """
 
